@@ -1,0 +1,105 @@
+"""Device, precision, and a model with its tokenizer, with errors that say what to do."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from runfolder import HERE, UserError
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def pick_device(asked: str) -> torch.device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda was asked for, but torch sees no CUDA GPU. Use --device cpu, or install torch's "
+            "CUDA build (TORCH=cuda bash run.sh)."
+        )
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_precision(asked: str, device: torch.device) -> str:
+    """auto: bf16 on a GPU that has it; on a CPU whichever wins a short race, because emulated bf16 is
+    slower than fp32."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    best = {}
+    for _ in range(4):
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
+            start = time.perf_counter()
+            a @ b
+            best[name] = min(best.get(name, math.inf), time.perf_counter() - start)
+    return "bf16" if best["bf16"] < best["fp32"] / 1.5 else "fp32"
+
+
+def load_model(source: str, device: torch.device):
+    """Model (fp32 master weights) and tokenizer. Errors: UserError saying what the folder lacks or how to
+    get the model."""
+    path = HERE / "minibase" if source == "minibase" and not Path(source).exists() else Path(source)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise UserError(
+                f"The model folder {path} has no config.json: it is not a Hugging Face model folder."
+            )
+        if not any((path / f).exists() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            raise UserError(
+                f"The model folder {path} has no tokenizer.json: save the tokenizer beside the model."
+            )
+    elif source.startswith((".", "/", "~")) or source == "minibase":
+        raise UserError(
+            f"There is no model folder {path}. Give a Hugging Face folder or a hub id such as "
+            "Qwen/Qwen2.5-0.5B."
+        )
+    where = str(path) if path.is_dir() else source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        config = transformers.AutoConfig.from_pretrained(where)
+        if device.type == "cuda":
+            with torch.device("meta"):
+                count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+            free = torch.cuda.mem_get_info(device)[0]
+            if count * 16 > free:
+                raise UserError(
+                    f"{source} has {count / 1e9:.2f} B parameters: weights, gradients and Adam need "
+                    f"{count * 16 / 1e9:.0f} GB, and {free / 1e9:.0f} GB of this GPU are free. Choose a "
+                    "smaller model (bash run.sh --help lists what fits where)."
+                )
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        hint = (
+            ""
+            if path.is_dir()
+            else " If no hub can be reached from here, copy the model into a folder and give --model FOLDER."
+        )
+        raise UserError(
+            f"Could not load the model {source}: {' '.join(str(error).split())[:300]}.{hint}"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of {source} has no EOS token, so no response could end: set eos_token in "
+            "tokenizer_config.json."
+        )
+    return model.to(device), tokenizer
+
+
+def stop_ids(model, tokenizer, template: str) -> list[int]:
+    """Every token that ends a response: the tokenizer's EOS, the model's, and what the chat template puts
+    behind a turn."""
+    ids = {tokenizer.eos_token_id}
+    for config in (model.config, model.generation_config):
+        eos = getattr(config, "eos_token_id", None)
+        ids |= set(eos) if isinstance(eos, list) else {eos}
+    if template == "chat":
+        turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ANSWER"}]
+        after = tokenizer.apply_chat_template(turn, tokenize=False).rsplit("ANSWER", 1)[-1]
+        ids |= set(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1]) & set(
+            tokenizer.all_special_ids
+        )
+    return sorted(ids - {None})

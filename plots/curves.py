@@ -1,0 +1,441 @@
+"""Draw what happened in one or several runs, from the files of their run folders.
+
+    python plots/curves.py runs/mini                    # runs/mini/plots/{curves,growth}.{png,pdf}
+    python plots/curves.py runs/mini --live 20          # again every 20 seconds, while it trains
+    python plots/curves.py runs/a runs/b --out ab.png   # overlaid: ab.{png,pdf}, ab_growth.{png,pdf}
+
+`curves` shows the training at a glance. `growth` shows why responses try more often: do more of them search
+(selection), or does each search go on for longer (persistence)?
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+# ---------------------------------------------------------------- a run folder
+
+
+class NotARun(Exception):
+    """No readable run; the message says why and what to do."""
+
+
+@dataclass
+class Run:
+    """A run folder's files. `rows`: one dict a step, in order: training keys and those of eval/ and probe/."""
+
+    name: str
+    path: Path
+    config: dict
+    environment: dict
+    summary: dict
+    rows: list[dict]
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of a key, where it is a finite number."""
+        points = [(row["step"], value) for row in self.rows if math.isfinite(value := number(row.get(key)))]
+        return tuple(np.array(points, float).reshape(-1, 2).T)
+
+
+def number(value) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder, finished or not, and add the growth keys (add_growth). Errors: NotARun."""
+    path = Path(path).resolve()
+    try:
+        config = json.loads((path / "config.json").read_text())
+        knobs, environment = dict(config["config"]), config.get("environment", {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotARun(
+            f"{path} is not a run folder: its config.json cannot be read ({type(error).__name__}: {error}). "
+            "Give a folder that training has written, such as runs/mini."
+        ) from error
+    rows: dict[float, dict] = {}
+    for line in _text(path / "metrics.jsonl").split("\n"):
+        try:
+            row = json.loads(line)
+            rows.setdefault(row["step"] + 0, {}).update(row)
+        except (ValueError, KeyError, TypeError):
+            pass  # empty, or half-written by a run in progress
+    run = Run(path.name, path, knobs, environment, {}, [rows[step] for step in sorted(rows)])
+    run.summary = json.loads(_text(path / "summary.json") or "{}")
+    add_growth(run.rows)
+    return run
+
+
+def load_runs(paths: list) -> list[Run]:
+    """Each run once, under a name just long enough to tell it from the others."""
+    runs = list({run.path: run for run in map(load_run, paths)}.values())
+    depth = 1
+    while len({run.path.parts[-depth:] for run in runs}) < len(runs):
+        depth += 1
+    for run in runs:
+        run.name = "/".join(run.path.parts[-depth:])
+    return runs
+
+
+def longest_in_pretraining(run: Run) -> float:
+    """Attempts of the longest search in the base model's pre-training, by its record.json; NaN if unknown."""
+    model = run.config.get("model") or ""
+    folder = Path(__file__).parents[1] / model if model == "minibase" else Path(model)
+    try:
+        return number(json.loads(_text(folder / "record.json"))["longest_search"]["attempts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.nan
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Local linear fit of y (n,) at every x, under Gaussian weights: nothing lags, a straight line stays as it is.
+
+    Linear in y, so that smoothed parts sum to the smoothed whole.
+    """
+    if len(x) < 3:
+        return y
+    width, fit = max(np.median(np.diff(x)), (x[-1] - x[0]) / 20), np.empty(len(y))
+    for i, center in enumerate(x):
+        near = slice(*np.searchsorted(x, [center - 4 * width, center + 4 * width]))
+        d = (x[near] - center) / width
+        weight = np.exp(-0.5 * d**2)
+        s0, s1, s2 = (weight @ d**k for k in range(3))
+        if s0 * s2 - s1**2 > 1e-6:  # else the points near by tell no slope
+            weight *= s2 - s1 * d
+        fit[i] = weight @ y[near] / weight.sum()
+    return fit
+
+
+def decompose(base: tuple, now: tuple) -> dict[str, float]:
+    """Split the growth of the attempts per response, from base to now, into parts that sum to it.
+
+    base and now: (attempts per response, share s that searches, attempts w within a search). With d the attempts
+    of a response that does not search, attempts = (1-s) d + s w. So selection is the change of s, at the base's
+    w - d; persistence the change of w, at the present s; rest the change of d. Where nothing searches, w is unknown
+    (NaN) and counts as unchanged.
+    """
+    (a0, s0, w0), (a, s, w) = base, now
+    w0, w = (v if math.isfinite(v) else u if math.isfinite(u) else 0.0 for v, u in ((w0, w), (w, w0)))
+    d0 = (a0 - s0 * w0) / (1 - s0) if s0 < 1 else (a - s * w) / (1 - s) if s < 1 else 0.0
+    selection, persistence = (s - s0) * (w0 - d0), s * (w - w0)
+    rest = a - a0 - selection - persistence
+    return {
+        "growth_selection": selection,
+        "growth_persistence": persistence,
+        "growth_rest": rest,
+        "growth": a - a0,
+    }
+
+
+def add_growth(rows: list[dict]) -> None:
+    """Add decompose's keys to the rows, counted from the first evaluation, or else from the first step."""
+    found = {}  # (prefix, position): attempts, s, w
+    for prefix in ("eval/", "", "probe/"):
+        for i, row in enumerate(rows):
+            keys = ("attempts", "search_share", "attempts_within_search")
+            values = tuple(number(row.get(prefix + key)) for key in keys)
+            if all(map(math.isfinite, values[:2])):
+                found[prefix, i] = values
+    for (prefix, i), values in found.items():
+        parts = decompose(next(iter(found.values())), values)
+        rows[i].update({prefix + key: value for key, value in parts.items()})
+
+
+def first_last(run: Run, key: str) -> tuple[float, float] | None:
+    """First and last held-out value of a key; None before there are two."""
+    x, y = np.hstack([run.series("eval/" + key), run.series("probe/" + key)])
+    return (y[x.argmin()], y[x.argmax()]) if len(x) > 1 else None
+
+
+# ---------------------------------------------------------------- the look
+
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
+PARTS = ["#56B4E9", "#E69F00", "#bbbbbb"]
+ALPHAS = [0.4, 1, 0.15]
+STYLES = ["-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))]
+GREY = "#666666"
+HELD_OUT = [("probe/", "o", 5, "white", None), ("eval/", "D", 8, None, "white")]  # marker, size, face, edge
+CAPTION = "Faint: each step. Lines: smoothed. Held-out problems: ◆ before and after training, ○ during it; bars: 95 %."
+matplotlib.rcParams.update({
+    "font.size": 12, "axes.titlesize": 14, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
+    "axes.titlepad": 24, "grid.color": "#e6e6e6", "legend.frameon": False, "pdf.fonttype": 42, "text.parse_math": False,
+})  # fmt: skip
+
+
+def canvas(runs: list[Run], headline: str, rows: int, count: int) -> tuple[Figure, list]:
+    """A 16:9 figure with a title, the headline or the runs' names, and `count` axes against the step."""
+    fig = Figure(figsize=(16, 9), layout="constrained")
+    lines = math.ceil(len(runs) / 5)
+    fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.905 - 0.035 * lines), w_pad=0.1, h_pad=0.1)
+    facts = {key: {str(run.config.get(key, "")) for run in runs} for key in ("model", "task", "algo", "seed")}
+    shared = {
+        key: Path(*values).name.removesuffix(".py") for key, values in facts.items() if len(values) == 1
+    }
+    title = " · ".join(f"seed {value}" if key == "seed" else value for key, value in shared.items() if value)
+    fig.text(0.012, 0.95, title or "training", fontsize=20, weight="bold")
+    fig.text(0.012, 0.012, CAPTION, fontsize=11, color=GREY)
+    if len(runs) == 1:
+        fig.text(0.012, 0.915, headline, fontsize=14, color=GREY)
+    else:
+        handles = [Line2D([], [], color=color(i), lw=4, label=run.name) for i, run in enumerate(runs)]
+        fig.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.007, 0.945), ncols=5).set_in_layout(
+            False
+        )
+    columns = math.ceil(count / rows)
+    axes = fig.subplots(rows, columns, squeeze=False).flatten()
+    last = max([row["step"] for run in runs for row in run.rows], default=0) or 1
+    for i, ax in enumerate(axes):
+        ax.set(xlim=(0, last), visible=i < count, xlabel="training step" if i + columns >= count else "")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return fig, axes[:count]
+
+
+def color(i: int) -> str:
+    return COLORS[i % len(COLORS)]
+
+
+def draw_series(ax, run: Run, key: str, color: str, style="-", held_out=True) -> None:
+    """One quantity of one run: faint raw values, a smoothed line, held-out evaluations with their intervals."""
+    x, y = run.series(key)
+    ax.plot(x, y, color=color, lw=0.9, alpha=0.25)
+    if len(x):
+        fit = smooth(x, y).clip(y.min(), y.max())
+        ax.plot(x, fit, color=color, lw=2.2, ls=style, marker="." if len(x) == 1 else None)
+    for kind, marker, size, face, edge in HELD_OUT if held_out else ():
+        for row in run.rows:
+            if isinstance(bounds := row.get(f"{kind}{key}_ci"), list):
+                at = [row["step"]] * len(bounds)
+                ax.plot(at, [number(v) for v in bounds], color=color, lw=1.3, alpha=0.6, zorder=3)
+        x, y = run.series(kind + key)
+        if len(x):  # an empty line that is not clipped has a box at the figure's corner and breaks the layout
+            ax.plot(x, y, marker, ms=size, mfc=face or color, mec=edge or color, zorder=4, clip_on=False)
+
+
+# ---------------------------------------------------------------- panels
+
+
+def lines(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
+    """One run: a colour per quantity. Several: the run's colour, and a line style per quantity."""
+    alone, handles = len(runs) == 1, []
+    for k, (key, label) in enumerate(labels.items()):
+        style = "-" if alone else STYLES[k]
+        for r, run in enumerate(runs):
+            draw_series(ax, run, key, color(k if alone else r), style, held_out=k < overlay)
+        handles.append(Line2D([], [], color=color(k) if alone else GREY, ls=style, lw=2.2, label=label))
+    return handles
+
+
+def lines_from_base(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
+    """lines, and dotted where each base model began; dash-dotted the longest pre-trained search, if it is near."""
+    handles = lines(ax, runs, labels, overlay)
+    for r, run in enumerate(runs):
+        within = [*run.series("eval/attempts_within_search")[1], *run.series("attempts_within_search")[1]]
+        if within:
+            ax.axhline(within[0], color=GREY if len(runs) == 1 else color(r), lw=1.6, ls=STYLES[2])
+            label = f"base: {within[0]:.1f}" if len(runs) == 1 else "base"
+            handles[len(labels) :] = [Line2D([], [], color=GREY, lw=1.6, ls=STYLES[2], label=label)]
+    longest = max(map(longest_in_pretraining, runs))
+    if longest < 2.5 * ax.dataLim.y1:
+        label = f"longest pre-trained: {longest:.0f}"
+        handles.append(ax.axhline(longest, color="black", lw=1.6, ls=STYLES[3], label=label))
+    return handles
+
+
+def stack(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
+    """Parts of `growth`: areas over the steps; of several runs, a bar each by the last evaluation or step."""
+    alone, totals = len(runs) == 1, np.zeros(len(runs))
+    below = np.zeros(len(runs[0].series("growth")[0])) if alone else np.zeros((2, len(runs)))
+    for k, key in enumerate(labels):
+        if alone:
+            x, y = runs[0].series(key)
+            ax.fill_between(x, below, below + smooth(x, y), color=PARTS[k], lw=0)
+            below = below + smooth(x, y)
+            continue
+        for r, run in enumerate(runs):
+            x, y = run.series("eval/" + key)
+            y = y if len(y) > 1 else smooth(*run.series(key))
+            value = y[-1] if len(y) else 0.0
+            ax.bar(r, value, 0.7, below[int(value < 0), r], color=color(r), alpha=ALPHAS[k])
+            below[int(value < 0), r] += value
+            totals[r] += value
+    if alone:
+        draw_series(ax, runs[0], "growth", "black")
+    else:
+        for r, total in enumerate(totals):
+            ax.text(r, below[0, r], f"{total:+.1f}", ha="center", va="bottom")
+        ax.use_sticky_edges = False
+        ax.set(xlim=(-0.6, len(runs) - 0.4), xticks=[], xlabel="after training")
+    looks = [
+        {"color": PARTS[k]} if alone else {"color": GREY, "alpha": ALPHAS[k]} for k in range(len(labels))
+    ]
+    return [Patch(lw=0, label=label, **look) for label, look in zip(labels.values(), looks)]
+
+
+@dataclass
+class Panel:
+    """Quantities on one axis, {key of metrics.jsonl: label}; several runs show only the first `overlay` of them."""
+
+    title: str
+    unit: str
+    labels: dict[str, str]
+    share: bool = False
+    top: float | None = None
+    overlay: int = 1
+    how: Callable = lines
+
+    def draw(self, ax, runs: list[Run]) -> None:
+        """Draw it with the legend between title and axis, where it covers nothing."""
+        known = {
+            key for key in self.labels if any(run.series(p + key)[0].size for run in runs for p in PREFIXES)
+        }
+        if (
+            len(runs) > 1 and len(known) > self.overlay
+        ):  # a quantity that is 0 throughout gives way to the next
+            known = {key for key in known if any(run.series(key)[1].any() for run in runs)} or known
+            known = {*[key for key in self.labels if key in known][: self.overlay]}
+        labels = {key: label for key, label in self.labels.items() if key in known}
+        handles = self.how(ax, runs, labels, self.overlay) if labels else []
+        alone = len(labels) == 1 < len(self.labels)
+        ax.set(title=[*labels.values()][0].capitalize() if alone else self.title, ylabel=self.unit)
+        if len(handles) > 1:
+            ax.legend(
+                handles=handles, loc="lower left", bbox_to_anchor=(-0.03, 0.985), borderaxespad=0, fontsize=10.5,
+                ncols=4, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
+            ).set_in_layout(False)  # fmt: skip
+        if self.share:
+            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
+        if not labels:
+            ax.text(0.5, 0.5, "no data yet", transform=ax.transAxes, ha="center", color=GREY)
+            ax.set_yticks([])
+        elif ax.dataLim.y0 >= 0:
+            ax.set_ylim(0, self.top)
+
+
+PREFIXES = ("", "eval/", "probe/")
+CURVES = [
+    Panel("Reward", "reward per response", {"reward": "reward"}),
+    Panel("Accuracy", "share of responses", {"accuracy": "accuracy"}, share=True, top=1),
+    Panel("Response length", "tokens", {"tokens": "mean length", "tokens_correct": "correct",
+                                        "tokens_wrong": "wrong", "tokens_cut": "cut off"}),
+    Panel("Attempts and checks", "per response", {"attempts": "attempts", "checks": "checks"}),
+    Panel("Entropy", "nats per token", {"entropy": "entropy"}),
+    Panel("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
+    Panel("Lost signal", "share", {"clip_frac": "clipped tokens", "dead_groups": "dead groups"}, share=True),
+    Panel("Cut off at the cap", "share of responses", {"cut_share": "cut off"}, share=True),
+]  # fmt: skip
+GROWTH = [
+    Panel("Selection: do more responses search?", "share", share=True, top=1, overlay=2, labels={
+        "search_share": "responses that search", "give_up_share": "searches that give up"}),
+    Panel("Persistence: does a search try more?", "attempts", how=lines_from_base, overlay=2, labels={
+        "attempts_within_search": "in a search", "attempts": "all responses"}),
+    Panel("Growth of the attempts per response", "attempts gained since the base", how=stack, overlay=3, labels={
+        "growth_selection": "selection", "growth_persistence": "persistence", "growth_rest": "rest"}),
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------- the two figures
+
+
+def curves(runs: list[Run]) -> Figure:
+    """Everything at a glance. A panel whose quantities the runs' task does not have is left out."""
+    keys = {key for run in runs for row in run.rows for key in row}
+    panels = [panel for panel in CURVES if "reward" not in keys or keys & {*panel.labels}]
+    done, facts = runs[0].series("reward")[0], []
+    if ends := first_last(runs[0], "accuracy"):
+        facts.append("held-out accuracy {:.0%} → {:.0%}".format(*ends))
+    if ends := first_last(runs[0], "tokens"):
+        facts.append("response length {:.0f} → {:.0f} tokens".format(*ends))
+    facts.append(f"step {done[-1] if len(done) else 0:.0f} of {runs[0].config.get('steps', '?')}")
+    fig, axes = canvas(runs, "   |   ".join(facts), 2, len(panels))
+    for ax, panel in zip(axes, panels):
+        panel.draw(ax, runs)
+    return fig
+
+
+def growth(runs: list[Run]) -> Figure | None:
+    """Where the growth comes from; None where the task does not say which responses search."""
+    keys = {key for run in runs for row in run.rows for key in row}
+    if keys and not keys & {prefix + "search_share" for prefix in PREFIXES}:
+        return None
+    headline = "Why do responses try more often?"
+    if ends := first_last(runs[0], "attempts"):
+        parts = {key: first_last(runs[0], f"growth_{key}") for key in ("selection", "persistence")}
+        parts = ", ".join(f"{value[1]:+.1f} by {key}" for key, value in parts.items() if value)
+        headline = f"attempts per response {ends[0]:.1f} → {ends[1]:.1f}: {parts}"
+    fig, axes = canvas(runs, headline, 1, len(GROWTH))
+    for ax, panel in zip(axes, GROWTH):
+        panel.draw(ax, runs)
+    return fig
+
+
+# ---------------------------------------------------------------- command line
+
+
+def save(fig: Figure, folder: Path, name: str) -> None:
+    """Write name.png and name.pdf, each at once: nobody ever sees half a picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".pdf"):
+        aside = folder / f".{name}.{os.getpid()}{suffix}"
+        try:
+            fig.savefig(aside, dpi=120)
+            os.replace(aside, folder / (name + suffix))
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def draw(paths: list, out: Path | None = None) -> str:
+    """Draw both figures; returns a line that says where."""
+    runs = load_runs(paths)
+    folder, kind = out or runs[0].path / "plots", "comparison_" if len(runs) > 1 and not out else ""
+    names = {f"{kind}curves": curves(runs), f"{kind}growth": growth(runs)}
+    if out and out.suffix in (".png", ".pdf"):
+        folder, names = out.parent, dict(zip((out.stem, f"{out.stem}_growth"), names.values()))
+    names = {name: fig for name, fig in names.items() if fig}
+    for name, fig in names.items():
+        save(fig, folder, name)
+    return ", ".join(str(folder / f"{name}.png") for name in names) + " and .pdf"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, help="image file or folder (default: plots/ of the first run)")
+    parser.add_argument("--live", type=float, metavar="SECONDS", help="draw again so often, until Ctrl-C")
+    args = parser.parse_args(argv)
+    try:
+        print(draw(args.runs, args.out))
+        while args.live:
+            time.sleep(max(args.live, 1))
+            print(time.strftime("%H:%M:%S"), draw(args.runs, args.out), flush=True)
+    except (NotARun, OSError) as error:
+        print(f"Nothing drawn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

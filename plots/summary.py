@@ -1,0 +1,78 @@
+"""The closing summary of a run, read from its folder alone: base against trained, and one problem answered
+by both.
+
+python plots/summary.py RUN
+"""
+
+import itertools
+import json
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+
+ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
+    "accuracy": "accuracy on held-out problems", "tokens": "tokens a response",
+    "attempts": "attempts a response", "search_share": "responses that search",
+    "attempts_within_search": "attempts within those", "give_up_share": "searches given up",
+    "verdict_accuracy": "verdicts that are right", "cut_share": "responses cut at the cap",
+}  # fmt: skip
+
+
+def table(base: dict, after: dict | None = None) -> str:
+    """Base against trained, a row a figure; shares in per cent."""
+
+    def cell(side, key):
+        if side.get(key) is None:
+            return "-"
+        if key not in ("tokens", "attempts", "attempts_within_search"):
+            lo_hi = side.get("accuracy_ci") if key == "accuracy" else None
+            return f"{side[key]:.1%}" + (f"  [{lo_hi[0]:.1%}, {lo_hi[1]:.1%}]" if lo_hi else "")
+        return f"{side[key]:.1f}"
+
+    names = ROWS | {k: k for k in base if k.startswith(("pass@", "cons@"))}
+    lines = [f"{'':32}{'base' if after else 'model':24}{'trained' if after else ''}"]
+    lines += [f"{names[k]:32}{cell(base, k):24}{cell(after, k) if after else ''}" for k in names if k in base]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def side_by_side(before: list[dict], after: list[dict]) -> None:
+    """One problem answered by the base and by the trained model: one that training solved, by a search of
+    typical length."""
+    pairs = [(a, b) for a, b in zip(before, after) if a["example"] == b["example"]]
+    solved = [(a, b) for a, b in pairs if b["correct"] and not a["correct"]] or pairs
+    if not solved:
+        return
+    solved.sort(key=lambda pair: pair[1]["tokens"])
+    a, b = solved[len(solved) // 2]
+    width = max(30, min(60, shutil.get_terminal_size((100, 24)).columns // 2 - 3))
+
+    def column(title, record):
+        verdict = "right" if record["correct"] else "wrong"
+        lines = [
+            line for text in record["completion"].splitlines() for line in textwrap.wrap(text, width) or [""]
+        ]
+        lines = lines if len(lines) <= 40 else [*lines[:20], "[...]", *lines[-19:]]
+        return [f"{title}: {verdict}, {record['tokens']} tokens", "-" * width, *lines]
+
+    print(f"\n{a['prompt'].strip()}\n")
+    for left, right in itertools.zip_longest(column("base", a), column("trained", b), fillvalue=""):
+        print(f"{left:{width}} | {right}")
+    print()
+
+
+def show(run: Path) -> None:
+    """Print the summary of a finished run."""
+    summary = json.loads((run / "summary.json").read_text())
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    held = [s for s in samples if s["split"] == "test"]
+    print(table(summary["base"], summary["trained"]))
+    side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "summary.json").is_file():
+        sys.exit(
+            f"usage: python plots/summary.py RUN, where RUN is the folder of a finished run\n\n{__doc__}"
+        )
+    show(Path(sys.argv[1]))

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# bash run.sh [preset] [--knob value ...] | bash run.sh test | bash run.sh --help
+#
+# Trains the preset (mini if none is named), after making .venv with the pinned requirements if the python at hand lacks
+# them. TORCH=cpu or TORCH=cuda chooses torch's build; without it Linux machines with an NVIDIA GPU get CUDA's.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+die() { printf 'run.sh: %s\n' "$*" >&2; exit 2; }
+
+python="${PYTHON:-python3}"
+command -v "$python" >/dev/null || die "no $python found: install Python 3.10 or newer, or set PYTHON=/path/to/it."
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$("$python" --version) is too old: tinyr1 needs Python 3.10 or newer (set PYTHON=/path/to/it)."
+
+# Whether this python has what a requirements file pins.
+satisfied() {
+    "$1" - "$2" 2>/dev/null <<'PY'
+import importlib.metadata, pathlib, sys
+from pip._vendor.packaging.requirements import Requirement
+
+def check(file):
+    for line in pathlib.Path(file).read_text().splitlines():
+        if line.startswith("-r "):
+            check(pathlib.Path(file).with_name(line[3:]))
+        elif line.strip():
+            wanted = Requirement(line)
+            if not wanted.marker or wanted.marker.evaluate():
+                if not wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True):
+                    sys.exit(1)
+
+check(sys.argv[1])
+PY
+}
+
+# Leaves in $python an interpreter that has the requirements file $1.
+prepare() {
+    satisfied "$python" "$1" && return
+    local venv="$here/.venv"
+    if [ ! -x "$venv/bin/python" ]; then
+        echo "making $venv (once)"
+        "$python" -m venv "$venv" || { rm -rf "$venv"; die "could not make $venv; on Debian and Ubuntu: apt install python3-venv."; }
+    fi
+    python="$venv/bin/python"
+    satisfied "$python" "$1" && return
+    echo "installing $(basename "$1") (once; some hundred megabytes)"
+    local build="${TORCH:-}" torch
+    if [ -z "$build" ]; then
+        build=default
+        if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then build=cpu; fi
+    fi
+    torch="$(grep '^torch==' "$here/requirements.txt")"
+    if [ "$build" = cpu ] && ! "$python" -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null; then
+        "$python" -m pip install -q --no-deps --retries 1 --timeout 20 \
+            --index-url https://download.pytorch.org/whl/cpu "$torch" >/dev/null 2>&1 ||
+            echo "torch's CPU build could not be had; taking the default one, which may bring CUDA's libraries along"
+    fi
+    "$python" -m pip install -q --disable-pip-version-check -r "$1" ||
+        die "the installation failed (see above). With a network, run the same command again: what is there is kept."
+}
+
+case "${1:-}" in
+-h | --help | help)
+    sed -n '2,5s/^#[ ]\{0,1\}//p' "$here/run.sh"
+    prepare "$here/requirements.txt" && exec "$python" "$here/tinyr1.py" --help
+    ;;
+test)
+    shift
+    prepare "$here/requirements-dev.txt"
+    cd "$here"
+    "$python" -m ruff check .
+    "$python" -m ruff format --check .
+    exec "$python" -m pytest -q "$@"
+    ;;
+"" | --*)
+    prepare "$here/requirements.txt"
+    exec "$python" "$here/tinyr1.py" train mini "$@"
+    ;;
+*)
+    prepare "$here/requirements.txt"
+    exec "$python" "$here/tinyr1.py" train "$@"
+    ;;
+esac

@@ -1,0 +1,157 @@
+"""The run folder: what a run writes, atomically, and how it is resumed. Nothing here knows about
+reinforcement learning."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import transformers
+
+HERE = Path(__file__).resolve().parent
+
+
+class UserError(Exception):
+    """Something the person at the terminal can mend; the message is one paragraph that says how."""
+
+
+def environment() -> dict:
+    git = subprocess.run(
+        ["git", "-C", HERE, "rev-parse", "--verify", "-q", "HEAD"], capture_output=True, text=True
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return versions | {
+        "commit": git.stdout.strip() or None,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def write_atomically(path: Path, write) -> None:
+    """`write(file)` beside `path`, flushed to the disk, then renamed onto it: at any moment the old or the
+    new one is whole."""
+    aside = path.with_name(path.name + ".partial")
+    try:
+        with open(aside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        aside.unlink(missing_ok=True)
+        raise UserError(
+            f"Could not write {path}: {error}. What was there before is untouched: make room and run the "
+            "same command."
+        ) from error
+    os.replace(aside, path)
+
+
+def write_json(path: Path, value) -> None:
+    write_atomically(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
+
+
+class Run:
+    """runs/<name>/: config.json, metrics.jsonl, samples.jsonl, checkpoint/, final/, plots/, summary.json."""
+
+    def __init__(self, cfg):
+        self.path = Path(cfg.out) / cfg.name
+        self.checkpoint = self.path / "checkpoint" / "state.pt"
+        self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write the run folder {self.path}: {error}. Choose another place with --out FOLDER."
+            ) from error
+        if not cfg.overwrite and (self.path / "summary.json").exists():
+            raise UserError(
+                f"{self.path} holds a finished run. Give --name ANOTHER for a new one, or --overwrite to "
+                f"delete it. To see it again: python plots/summary.py {self.path}"
+            )
+        if not self.fresh:
+            self.check_same(cfg)
+
+    def begin(self, cfg) -> dict | None:
+        """Start or go on, once all else is known to be good; returns the checkpoint, None for a new run."""
+        if self.fresh and (self.path / "config.json").exists():
+            shutil.rmtree(self.path)
+            self.checkpoint.parent.mkdir(parents=True)
+        content = {"config": asdict(cfg), "environment": environment(), "argv": sys.argv[1:]}
+        write_json(self.path / "config.json", content)
+        return self.load()
+
+    def check_same(self, cfg) -> None:
+        """A resumed run must be the same run; `auto` knobs were settled when it began."""
+        try:
+            saved = json.loads((self.path / "config.json").read_text())["config"]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.path / 'config.json'} is corrupt ({error}): start again with --overwrite."
+            ) from error
+        for name in ("device", "precision"):
+            if getattr(cfg, name) == "auto":
+                setattr(cfg, name, saved[name])
+        free = ("out", "overwrite", "name")
+        changed = [
+            f"--{k} was {saved.get(k)}, now {v}"
+            for k, v in asdict(cfg).items()
+            if k not in free and saved.get(k) != v
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} holds an unfinished run with other settings ({'; '.join(changed)}). Go on with "
+                "the old settings, or give --name ANOTHER for a new run, or --overwrite to delete it."
+            )
+
+    def log(self, file: str, rows: list[dict]) -> None:
+        try:
+            with open(self.path / file, "a") as f:
+                f.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise UserError(
+                f"Could not write {self.path / file}: {error}. Make room and run the same command to resume."
+            ) from error
+
+    def rows(self, file: str) -> list[dict]:
+        path = self.path / file
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def save(self, state: dict) -> None:
+        """Replace the checkpoint by `state` and the present sizes of the logs."""
+        state = state | {"sizes": self.sizes()}
+        write_atomically(self.checkpoint, lambda file: torch.save(state, file))
+
+    def load(self) -> dict | None:
+        """The last checkpoint, after cutting the logs back to it; None for a new run. Errors: UserError if
+        it is corrupt."""
+        state = None
+        if self.checkpoint.exists():
+            try:
+                state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+                state["model"], state["optimizer"], state["step"], state["sizes"]
+            except Exception as error:
+                raise UserError(
+                    f"The checkpoint {self.checkpoint} cannot be read ({type(error).__name__}): it is "
+                    "truncated or not of this version. Nothing was changed. Restore it from a copy, or start "
+                    "again with --overwrite."
+                ) from error
+        for file in ("metrics.jsonl", "samples.jsonl"):
+            if (self.path / file).exists():
+                os.truncate(self.path / file, state["sizes"][file] if state else 0)
+        return state
+
+    def sizes(self) -> dict:
+        """Bytes of the logs: a resumed run cuts them back to the checkpoint's, also through a half-written
+        line."""
+        files = ("metrics.jsonl", "samples.jsonl")
+        return {f: (self.path / f).stat().st_size if (self.path / f).exists() else 0 for f in files}

@@ -1,0 +1,146 @@
+"""What every task shares: the protocol, loading, prompt templates, the held-out split, rows from a file.
+
+A task is a module (one file in this folder, or any file of your own) with three functions:
+
+    examples(split, **options) -> iterator of dict   split is "train" or "test" (finite); equal arguments give
+                                                     equal examples, and no problem is in both splits
+    question(example) -> str                         the user's text; `render` puts the template around it
+    reward(completion, example) -> dict              {"reward": float, "correct": bool, ...}
+
+`reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. Every other
+numeric key of its dict becomes a curve: the mean over the responses in which the key is present, so that a
+key may be left out where it does not apply.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import json
+import sys
+from hashlib import blake2b
+from pathlib import Path
+
+from tasks._rows import TaskError, read_rows  # noqa: F401  (tasks import both from here)
+
+PROTOCOL = ("examples", "question", "reward")
+HELD_OUT = 10  # one problem in so many belongs to the test split
+TAIL = 100_000  # characters at a completion's end in which its answer is looked for: far above any length cap
+
+TEMPLATES = {
+    # DeepSeek-R1-Zero's: arXiv 2501.12948, Table 1.
+    "r1": "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the "
+    "answer. The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> "
+    "tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. "
+    "User: {question}. Assistant:",
+    # TinyZero's for base models (examples/data_preprocess/countdown.py); it opens the thinking itself.
+    "tinyzero": "A conversation between User and Assistant. The user asks a question, and the Assistant "
+    "solves it. The assistant first thinks about the reasoning process in the mind and then provides the "
+    "user with the answer.\nUser: {question}\nAssistant: Let me solve this step by step.\n<think>",
+    # The tokenizer's own chat template, as instruct models expect it.
+    "chat": None,
+    # Qwen2.5-Math's, as in SimpleRL and in "Understanding R1-Zero-Like Training" (2503.20783).
+    "qwen-math": "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}."
+    "<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+    # Abel's, which SimpleRL-Zoo (2503.18892) gives to models that do not follow a chat format.
+    "abel": "Question:\n{question}\nAnswer:\nLet's think step by step.\n",
+    "none": "{question}\n",
+}
+
+
+def choose(kind, name, known):
+    """`name` if it is one of `known`; otherwise a TaskError that lists them and guesses what was meant."""
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise TaskError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+def available():
+    """Names of the tasks in this folder, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def load(name):
+    """The task's module, by name (`countdown`) or from a file (`./my_task.py`). Errors: TaskError."""
+    path = Path(name)
+    if from_file := path.suffix == ".py":
+        if not path.is_file():
+            raise TaskError(f"No task file {name!r} (looked for {path.resolve()}).")
+    else:
+        choose("task", name, available())
+    try:
+        if from_file:
+            spec = importlib.util.spec_from_file_location(f"task_{path.stem}", path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(f"{__name__}.{name}")
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"The task {name!r} fails on import: {type(error).__name__}: {error}") from error
+    if missing := [function for function in PROTOCOL if not callable(getattr(module, function, None))]:
+        raise TaskError(
+            f"The task {name!r} lacks {', '.join(missing)}(): a task defines {', '.join(PROTOCOL)}."
+        )
+    return module
+
+
+def read_options(options, defaults):
+    """`defaults` updated by `options`, each converted to its default's type (the command line gives strings).
+
+    None stands for the default. Errors: TaskError for an unknown option or a value that does not convert.
+    """
+    values = dict(defaults)
+    for name, value in options.items():
+        kind = type(defaults[choose("task option", name, defaults)])
+        try:
+            values[name] = defaults[name] if value is None else kind(value)
+        except (TypeError, ValueError) as error:
+            expected = f"expected {kind.__name__}, such as {name}={defaults[name]}"
+            raise TaskError(f"Task option {name}={value!r}: {expected}.") from error
+    return values
+
+
+def held_out(*key):
+    """Whether the problem with this key (JSON-able) is a test problem: true of one key in HELD_OUT.
+
+    A pure function of the problem, the same on every machine: whoever generates problems agrees on the split.
+    """
+    digest = blake2b(json.dumps(key, default=int).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % HELD_OUT == 0
+
+
+def render(template, question, tokenizer=None):
+    """The prompt's text. `template`: a name in TEMPLATES, or a text that contains {question}."""
+    if "{question}" in template:
+        text = template
+    elif (text := TEMPLATES[choose("template", template, TEMPLATES)]) is None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise TaskError(
+                "The template 'chat' is the tokenizer's own, and this tokenizer has none, as base models "
+                "often do. Choose another: " + ", ".join(name for name in TEMPLATES if name != "chat") + "."
+            )
+        message = {"role": "user", "content": question}
+        return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    if "{question}." in text:  # R1's template brings the full stop
+        question = question.removesuffix(".")
+    return text.replace("{question}", question)
+
+
+def extract_answer(completion):
+    """Content of the last <answer>…</answer> after the thinking, stripped; None where there is none.
+
+    What stands before the last </think>, or behind a <think> that is never closed, is thinking and does not
+    count; without either tag the whole text may answer, as in TinyZero. Nested tags stay in the content, so
+    that a verifier refuses them. Linear time, and only the last TAIL characters are read.
+    """
+    text = completion[-TAIL:]
+    text = text[text.rfind("</think>") + 1 :]  # all of it where there is none; else a bit of the tag remains
+    text = text[: text.find("<think>")] if "<think>" in text else text
+    last = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
+    if last < 0:
+        return None
+    first = text.find("<answer>", max(text.rfind("</answer>", 0, last), 0))  # differs from `last` when nested
+    return text[first + len("<answer>") : text.find("</answer>", last)].strip()

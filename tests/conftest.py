@@ -1,0 +1,46 @@
+import json
+
+import pytest
+import torch
+
+import minibase
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A random model a tenth of the miniature's size, with the miniature's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    tokenizer = minibase.make_tokenizer()
+    minibase.make_model(tokenizer, hidden=32, layers=1, heads=1, inner=64).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+BANDIT = '''
+"""Say a digit: even ones win."""
+import itertools
+
+def examples(split, **options):
+    return itertools.repeat({"n": 1}) if split == "train" else iter([{"n": 1}, {"n": 2}])
+
+def question(example):
+    return "What is 2?"
+
+def reward(completion, example):
+    right = completion[:1] in list("02468")
+    return {"reward": float(right), "correct": right, "said_digit": float(completion[:1].isdigit())}
+'''
+
+
+@pytest.fixture
+def bandit(tmp_path):
+    path = tmp_path / "bandit.py"
+    path.write_text(BANDIT)
+    return str(path)
+
+
+@pytest.fixture
+def rows():
+    """Reader of a JSONL file."""
+    return lambda path: [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,310 @@
+"""Training end to end on tiny models: it learns, resumes bit-exactly, survives what users do, and explains errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tinyr1
+
+HERE = Path(__file__).resolve().parent.parent
+QUICK = "--prompts 2 --group 4 --max_new_tokens 12 --eval_problems 4 --eval_samples 2 --probe_every 0".split()
+
+
+def train(*argv):
+    return tinyr1.main(["train", *map(str, argv)])
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    a, b = (AutoModelForCausalLM.from_pretrained(p / "final").state_dict() for p in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_time(rows):
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+@pytest.mark.parametrize("algo", tinyr1.ALGORITHMS)
+def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo):
+    knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0 --eval_samples 64"
+    folder = tmp_path / "run"
+    argv = ["--model", tiny, "--task", bandit, "--algo", algo, "--out", tmp_path, "--name", "run"]
+    assert train(*argv, *knobs.split()) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["base"]["accuracy"] < 0.2 and summary["trained"]["accuracy"] > 0.9
+    assert summary["trained"]["said_digit"] > 0.9 and summary["steps"] == 40
+    lo, hi = summary["trained"]["accuracy_ci"]
+    assert lo <= summary["trained"]["accuracy"] <= hi
+    steps = [row for row in rows(folder / "metrics.jsonl") if "reward" in row]
+    assert [row["step"] for row in steps] == list(range(1, 41)) and steps[-1]["reward"] > steps[0]["reward"]
+    assert abs(steps[0]["rollout_kl"]) < 1e-2
+
+
+def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "a", "--steps", 2, *QUICK]
+    assert train(*argv) == 0
+    run, output = tmp_path / "a", capsys.readouterr().out
+    for file in (
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "summary.json",
+        "checkpoint/state.pt",
+        "final",
+    ):
+        assert (run / file).exists()
+    assert "accuracy on held-out problems" in output and str(run) in output and "| trained: " in output
+    summary = json.loads((run / "summary.json").read_text())
+    wanted = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
+    for side in ("base", "trained"):
+        assert set(wanted) <= set(summary[side]) and summary[side]["n"] == 8
+    assert {"total", "load", "sample", "score", "update"} <= set(summary["seconds"])
+    config = json.loads((run / "config.json").read_text())
+    assert set(config["config"]) == {f.name for f in fields(tinyr1.Config)} and config["config"]["seed"] == 0
+    samples = rows(run / "samples.jsonl")
+    held = [[s["example"] for s in samples if s["split"] == "test" and s["step"] == step] for step in (0, 2)]
+    assert held[0] == held[1] and len(held[0]) == 4  # the same held-out prompts at every evaluation
+    assert len([s for s in samples if s["split"] == "train" and s["step"] == 1]) == 8
+    AutoTokenizer.from_pretrained(run / "final")
+
+    before = (run / "metrics.jsonl").read_bytes()
+    assert train(*argv) == 2 and "--overwrite" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert tinyr1.main(["eval", str(run), "--out", str(tmp_path), "--eval_samples", "4"]) == 0
+    result = json.loads((tmp_path / "eval-a" / "eval.json").read_text())
+    assert {"accuracy", "accuracy_ci", "pass@2", "pass@4", "cons@4"} <= set(result["metrics"])
+    assert len(rows(tmp_path / "eval-a" / "eval_samples.jsonl")) == 16
+    assert train(*argv, "--overwrite", "--steps", "1") == 0
+    assert len([r for r in rows(run / "metrics.jsonl") if "reward" in r]) == 1
+
+
+def test_kill_and_resume_is_bit_exact(tiny, tmp_path, rows):
+    """kill -9 in the middle of a run; the resumed run equals the uninterrupted one in weights and metrics."""
+    argv = ["mini", "--model", tiny, "--out", str(tmp_path), "--steps", "12", "--save_every", "3", *QUICK]
+    argv += ["--probe_every", "4", "--precision", "fp32"]
+    assert train(*argv, "--name", "whole") == 0
+    command = [sys.executable, str(HERE / "tinyr1.py"), "train", *argv, "--name", "killed"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.time() + 120
+    while not (metrics.exists() and metrics.read_text().count('"reward"') >= 5):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    with open(metrics, "a") as file:
+        file.write('{"step": 7, "rewa')  # as if the machine had died while writing
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and "resuming" in result.stdout
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    for file in ("metrics.jsonl", "samples.jsonl"):
+        whole, killed = (without_time(rows(tmp_path / name / file)) for name in ("whole", "killed"))
+        assert whole == killed
+
+
+def test_ctrl_c_leaves_a_checkpoint(tiny, tmp_path):
+    argv = ["mini", "--model", tiny, "--out", str(tmp_path), "--steps", "2000", "--name", "c", *QUICK]
+    command = [sys.executable, str(HERE / "tinyr1.py"), "train", *argv, "--save_every", "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = tmp_path / "c" / "metrics.jsonl"
+    while not (metrics.exists() and '"reward"' in metrics.read_text()):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "The same command goes on" in output
+    state = torch.load(tmp_path / "c" / "checkpoint" / "state.pt", weights_only=True)
+    assert state["step"] == len([line for line in metrics.read_text().splitlines() if '"reward"' in line])
+
+
+def test_same_seed_same_run_other_seed_other_run(tiny, tmp_path, rows):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert (
+            train(
+                "mini",
+                "--model",
+                tiny,
+                "--out",
+                tmp_path,
+                "--name",
+                name,
+                "--seed",
+                seed,
+                "--steps",
+                2,
+                *QUICK,
+            )
+            == 0
+        )
+    a, b, c = (without_time(rows(tmp_path / name / "samples.jsonl")) for name in "abc")
+    assert a == b != c and same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_kl_penalty_uses_the_reference(tiny, tmp_path, rows):
+    argv = [
+        "mini",
+        "--model",
+        tiny,
+        "--out",
+        tmp_path,
+        "--name",
+        "k",
+        "--steps",
+        3,
+        "--kl",
+        0.1,
+        "--lr",
+        0.01,
+        *QUICK,
+    ]
+    assert train(*argv, "--minibatches", 2) == 0
+    kl = [row["kl"] for row in rows(tmp_path / "k" / "metrics.jsonl") if "reward" in row]
+    assert kl[0] == pytest.approx(0, abs=1e-3) and all(k >= 0 for k in kl)
+
+
+BAD = {  # arguments -> what the message must contain
+    "--task nonsense": "countdown",
+    "--task ./nowhere.py": "nowhere.py",
+    "--stpes 3": "--steps",
+    "--steps 0": "at least 1",
+    "--steps many": "many",
+    "--algo grop": "grpo",
+    "--group 1": "at least 2",
+    "--minibatches 3": "divide",
+    "--task_args nmubers=3": "numbers",
+    "--task_args data=nowhere.jsonl": "nowhere.jsonl",
+    "--model ./nowhere": "nowhere",
+    "--out /proc/nowhere": "--out",
+    "--template chat": "template",
+    "--max_new_tokens 5000": "positions",
+    "--device cuda": "--device cpu",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_is_one_clear_paragraph(tiny, tmp_path, capsys, arguments):
+    if arguments == "--device cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "bad", *QUICK, *arguments.split()]
+    assert train(*argv) == 2
+    error = capsys.readouterr().err.strip()
+    assert BAD[arguments] in error and error.startswith("tinyr1: ") and "Traceback" not in error
+    assert len(error.splitlines()) == 1
+
+
+def test_more_bad_input(tiny, tmp_path, capsys):
+    def refused(message, *argv):
+        assert train(*argv) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error, error
+
+    refused("Did you mean mini", "mimi")
+    bare = tmp_path / "bare"
+    AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(bare)
+    refused("tokenizer", "mini", "--model", bare, "--out", tmp_path)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"nums": [1, 2], "target": 3}\n{"nums": [1, 2], "tar')
+    refused("Line 2", "--model", tiny, "--task_args", f"data={data}", "--out", tmp_path)
+
+    argv = [
+        "mini",
+        "--model",
+        tiny,
+        "--out",
+        tmp_path,
+        "--name",
+        "r",
+        "--steps",
+        2,
+        "--save_every",
+        1,
+        *QUICK,
+    ]
+    assert train(*argv) == 0
+    (tmp_path / "r" / "summary.json").unlink()  # as if it had not finished
+    refused("--lr was 0.0002, now 0.1", *argv, "--lr", 0.1)
+    state = tmp_path / "r" / "checkpoint" / "state.pt"
+    whole = state.read_bytes()
+    state.write_bytes(whole[: len(whole) // 2])
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    refused("--overwrite", *argv)
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+    state.write_bytes(whole)
+    assert train(*argv) == 0
+
+
+def test_a_nan_stops_the_run_with_good_weights(tiny, tmp_path, capsys, monkeypatch):
+    real = tinyr1.policy_loss
+
+    def poisoned(*args):
+        loss, sums = real(*args)
+        return loss * float("nan"), sums
+
+    monkeypatch.setattr(tinyr1, "policy_loss", poisoned)
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "n", "--steps", 9, "--kl", 0.1, *QUICK]
+    assert train(*argv) == 2
+    assert "3 steps in a row" in capsys.readouterr().err
+    state = torch.load(tmp_path / "n" / "checkpoint" / "state.pt", weights_only=True)
+    start = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).state_dict()
+    assert state["step"] == 3 and all(torch.equal(start[k], v) for k, v in state["model"].items())
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tiny, tmp_path, capsys, monkeypatch):
+    argv = [
+        "mini",
+        "--model",
+        tiny,
+        "--out",
+        tmp_path,
+        "--name",
+        "f",
+        "--steps",
+        4,
+        "--save_every",
+        2,
+        *QUICK,
+    ]
+    real, calls = os.fsync, []
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) == 4:  # config, base checkpoint, step 2, step 4
+            raise OSError(28, "No space left on device")
+        return real(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert train(*argv) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert torch.load(tmp_path / "f" / "checkpoint" / "state.pt", weights_only=True)["step"] == 2
+    assert train(*argv) == 0
+
+
+def test_every_knob_is_read():
+    source = "".join((HERE / f).read_text() for f in ("tinyr1.py", "runfolder.py", "models.py"))
+    unread = [
+        f.name for f in fields(tinyr1.Config) if f"cfg.{f.name}" not in source and f'"{f.name}"' not in source
+    ]
+    assert not unread
+
+
+def test_a_raising_verifier_is_counted_not_hidden(tiny, tmp_path, rows):
+    task = tmp_path / "broken.py"
+    task.write_text(
+        "import itertools\n"
+        "def examples(split, **o): return iter([{'n': 1}]) if split == 'test' else itertools.repeat({'n': 1})\n"
+        "def question(e): return 'What is 2?'\n"
+        "def reward(c, e): raise RuntimeError('oops')\n"
+    )
+    argv = ["--model", tiny, "--task", task, "--out", tmp_path, "--name", "v", "--steps", 1, *QUICK]
+    assert train(*argv) == 0
+    row = [r for r in rows(tmp_path / "v" / "metrics.jsonl") if "reward" in r][0]
+    assert row["verifier_error"] == 1 and row["reward"] == 0
+    assert "oops" in (tmp_path / "v" / "samples.jsonl").read_text()
