@@ -20,7 +20,8 @@ knobs. A Countdown document is
 
 and a multiplication document states a noisy product at once, decomposes once by the distributive law, or
 decomposes the partial products too. Problems that `tasks.held_out` assigns to the test split appear in no
-document."""
+document.
+"""
 
 import argparse
 import itertools
@@ -83,7 +84,8 @@ PHRASES = ["<think>", "</think>", "<answer>", "</answer>", "Make ", " from ", "W
 
 def make_tokenizer() -> Qwen2Tokenizer:
     """Qwen2's byte-level tokenizer without merges, so that any text can be read, and tokens of its own for
-    phrases and for numbers up to LARGEST that stand alone: 150 is one token, 1500 is four."""
+    phrases and for numbers up to LARGEST that stand alone: 150 is one token, 1500 is four.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {piece: i for i, piece in enumerate(["<|eos|>", "<|pad|>", *alphabet])}
     tokenizer = Qwen2Tokenizer(
@@ -100,7 +102,8 @@ def make_tokenizer() -> Qwen2Tokenizer:
 @cache
 def attempts(nums: tuple[int, ...]) -> list[tuple[str, str, int]]:
     """Every way to use all of `nums` (sorted) as (chain of equations, expression, value), the larger
-    operand first."""
+    operand first.
+    """
 
     def steps(pool: tuple[tuple[int, str], ...]):  # pool: the (value, expression) pairs still to be used
         for i, j in itertools.combinations(range(len(pool)), 2):
@@ -243,7 +246,8 @@ def batches(corpus: Corpus, tokenizer, tokens: int, seed: int):
 
     Documents wait in a bucket of their padded length until a micro-batch of MICRO tokens is full: hardly
     any padding and few distinct shapes. Every document starts at position 0, as it will in a rollout, and
-    none sees another. target is -100 on the prompt and on padding."""
+    none sees another. target is -100 on the prompt and on padding.
+    """
     stream, eos = documents(corpus, seed), tokenizer.eos_token_id
     buckets, micro, count = {}, [], 0
     while True:
@@ -286,7 +290,8 @@ def pretrain(
     lr: float,
 ):
     """Train in place for `tokens` completion tokens, or for `minutes` if that is None; returns the figures
-    of the training."""
+    of the training.
+    """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
@@ -378,7 +383,8 @@ def measure(folder: Path, corpus: Corpus) -> dict:
 
 def longest_search(corpus: Corpus, tokenizer, seed: int, count: int = 100_000) -> dict:
     """The longest searching document among the first `count` of the corpus: a mark that RL may or may not
-    pass."""
+    pass.
+    """
     texts = [c for p, c in itertools.islice(documents(corpus, seed), count) if p.startswith("Make")]
     longest = max(texts, key=lambda text: text.count(", want "))
     return {

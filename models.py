@@ -24,7 +24,8 @@ def pick_device(asked: str) -> torch.device:
 
 def pick_precision(asked: str, device: torch.device) -> str:
     """auto: bf16 on a GPU that has it; on a CPU whichever wins a short race, because emulated bf16 is
-    slower than fp32."""
+    slower than fp32.
+    """
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -41,7 +42,8 @@ def pick_precision(asked: str, device: torch.device) -> str:
 
 def load_model(source: str, device: torch.device):
     """Model (fp32 master weights) and tokenizer. Errors: UserError saying what the folder lacks or how to
-    get the model."""
+    get the model.
+    """
     path = HERE / "minibase" if source == "minibase" and not Path(source).exists() else Path(source)
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -91,7 +93,8 @@ def load_model(source: str, device: torch.device):
 
 def stop_ids(model, tokenizer, template: str) -> list[int]:
     """Every token that ends a response: the tokenizer's EOS, the model's, and what the chat template puts
-    behind a turn."""
+    behind a turn.
+    """
     ids = {tokenizer.eos_token_id}
     for config in (model.config, model.generation_config):
         eos = getattr(config, "eos_token_id", None)

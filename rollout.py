@@ -8,7 +8,8 @@ to the next waiting one; when none waits, the remaining slots are moved together
 A prompt is prefilled once for its group.
 
 Every sample has a random stream of its own, a hash of (seed, prompt index, sample index, position): the
-same seed gives the same samples whatever the number of slots (up to rounding in the matrix products)."""
+same seed gives the same samples whatever the number of slots (up to rounding in the matrix products).
+"""
 
 import math
 import os
@@ -25,7 +26,8 @@ SHRINK = 0.75  # slots are moved together when fewer than this share is busy
 @dataclass
 class Rollout:
     """N samples, right-padded to L; T = L-1. Position t of `logp` and `mask` speaks of the token ids[:,
-    t+1]."""
+    t+1].
+    """
 
     ids: torch.Tensor  # (N,L) prompt and completion, padded with `pad_id`
     prompt_len: torch.Tensor  # (N,)
@@ -50,7 +52,8 @@ class Rollout:
 
 def keep_memory() -> None:
     """Tell glibc to keep freed memory: on some machines returning every large temporary to the kernel
-    halves the speed."""
+    halves the speed.
+    """
     import ctypes
 
     try:
@@ -70,7 +73,8 @@ def keep_memory() -> None:
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014) on int64; multiplication wraps, shifts are made
-    logical."""
+    logical.
+    """
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return x ^ ((x >> 31) & ((1 << 33) - 1))
@@ -93,7 +97,8 @@ def sample(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: flo
     inverse CDF.
 
     Greedy if temperature is 0. The log-probability is that of the whole distribution at this temperature
-    (at 1 if greedy), because that is what the trainer scores; top-p and top-k only narrow the choice."""
+    (at 1 if greedy), because that is what the trainer scores; top-p and top-k only narrow the choice.
+    """
     logp = F.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (n,V)
     if temperature == 0:
         token = logp.argmax(-1)
@@ -191,7 +196,8 @@ class Decoder:
 
     def prefill(self, prompts: list[list[int]]):
         """Keys and values (layers,n,P,kv,dim) of right-padded prompts and the logits (n,V) behind their
-        last tokens."""
+        last tokens.
+        """
         length = torch.tensor([len(p) for p in prompts], device=self.device)
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(
             self.device
@@ -214,7 +220,8 @@ class Decoder:
 
     def step(self, token, position, busy: int, width: int):
         """Logits (busy,V) behind `token` (busy,) at `position` (busy,); attention reads `width` columns of
-        the cache."""
+        the cache.
+        """
         cos, sin = self.cos[position][:, None], self.sin[position][:, None]  # (busy,1,dim)
         allowed = (torch.arange(width, device=self.device) <= position[:, None])[
             :, None, None
@@ -250,7 +257,8 @@ class Decoder:
 
 def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device) -> int:
     """How many key-value caches of `length` tokens fit: a quarter of a CPU's memory (of all of it, so that
-    a resumed run samples in the same batches), or 80 % of what is free on a GPU."""
+    a resumed run samples in the same batches), or 80 % of what is free on a GPU.
+    """
     c = model.config
     dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     row = (
@@ -269,35 +277,28 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
     return max(1, int(memory // row))
 
 
-def _decode_fast(model, prompts, n_samples, out, pick, eos, max_new_tokens, slots, dtype):
-    """Fill out.{token,logp} (N,max_new_tokens), out.length and out.finished (N,)."""
-    longest = -(-(max(map(len, prompts)) + max_new_tokens) // BLOCK) * BLOCK
-    total = len(prompts) * n_samples
-    device = model.get_input_embeddings().weight.device
+def _decode_fast(model, prompts, G, settle, most, slots, dtype):
+    """Decode G samples of `most` tokens at most of every prompt. settle(rows, logits) chooses and notes a token
+    for each of the samples `rows`, and returns the tokens and which samples go on."""
+    longest = -(-(max(map(len, prompts)) + most) // BLOCK) * BLOCK
+    device, total = model.get_input_embeddings().weight.device, len(prompts) * G
     slots = min(total, slots or slots_that_fit(model, longest, dtype, device))
     decoder = Decoder(model, slots, longest, dtype)
-    row = torch.empty(0, dtype=torch.long, device=device)  # (busy,) which sample lives in each slot
+    row = torch.empty(
+        0, dtype=torch.long, device=device
+    )  # (busy,) which sample lives in each slot, -1 for none
     token, position = row.clone(), row.clone()
     prompt_len = torch.tensor([len(p) for p in prompts], device=device)
     started, held = (
         0,
         None,
-    )  # samples 0..started-1 have begun; held: the prefilled prompt that the next wave continues
-
-    def settle(rows, logits):
-        """Choose a token for each of `rows`, note it, and tell which rows go on."""
-        at = out.length[rows]
-        chosen, logp = pick(logits, rows, at)
-        out.token[rows, at], out.logp[rows, at], out.length[rows] = chosen, logp, at + 1
-        ended = (chosen[:, None] == eos).any(-1)
-        out.finished[rows] = ended
-        return chosen, ~ended & (at + 1 < max_new_tokens)
+    )  # samples 0..started-1 have begun; held: the prefilled prompt still in use
 
     while started < total or len(row):
         if started < total and len(row) < slots:
             new = torch.arange(started, min(total, started + slots - len(row)), device=device)
             started += len(new)
-            group = new // n_samples
+            group = new // G
             first, last = int(group[0]), int(group[-1])
             if held is None or held[0] != first:
                 held = (first, *decoder.prefill(prompts[first : last + 1]))
@@ -341,45 +342,34 @@ def _decode_fast(model, prompts, n_samples, out, pick, eos, max_new_tokens, slot
 # can run
 
 
-def _decode_generic(model, prompts, n_samples, out, pick, eos, max_new_tokens, slots, dtype):
+def _decode_generic(model, prompts, G, settle, most, slots, dtype):
     """The same with the model's own forward pass and cache; left-padded, a chunk of prompts at a time."""
     device = model.get_input_embeddings().weight.device
-    slots = slots or slots_that_fit(model, max(map(len, prompts)) + max_new_tokens, dtype, device)
-    per_chunk = max(1, slots // n_samples)
+    slots = slots or slots_that_fit(model, max(map(len, prompts)) + most, dtype, device)
+    per_chunk = max(1, slots // G)
     for start in range(0, len(prompts), per_chunk):
         chunk = prompts[start : start + per_chunk]
         width = max(map(len, chunk))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in chunk], device=device)
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in chunk], device=device)  # (n,P)
         attend = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chunk], device=device)
         position = (attend.cumsum(-1) - 1).clamp_(min=0)
-        result = model(
-            input_ids=ids, attention_mask=attend, position_ids=position, use_cache=True, logits_to_keep=1
-        )
+        result = model(input_ids=ids, attention_mask=attend, position_ids=position, use_cache=True)
         cache = result.past_key_values
-        cache.batch_repeat_interleave(n_samples)
-        rows = torch.arange(start * n_samples, (start + len(chunk)) * n_samples, device=device)
-        logits = result.logits[:, -1].repeat_interleave(n_samples, 0)
-        attend, position = (x.repeat_interleave(n_samples, 0) for x in (attend, position[:, -1:]))
+        cache.batch_repeat_interleave(G)
+        rows = torch.arange(start * G, (start + len(chunk)) * G, device=device)
+        logits = result.logits[:, -1].repeat_interleave(G, 0)
+        attend, position = (x.repeat_interleave(G, 0) for x in (attend, position[:, -1:]))
         while True:
-            at = out.length[rows]
-            chosen, logp = pick(logits, rows, at)
-            out.token[rows, at], out.logp[rows, at], out.length[rows] = chosen, logp, at + 1
-            ended = (chosen[:, None] == eos).any(-1)
-            out.finished[rows] = ended
-            alive = torch.nonzero(~ended & (at + 1 < max_new_tokens))[:, 0]
+            token, alive = settle(rows, logits)
+            alive = torch.nonzero(alive)[:, 0]
             if not len(alive):
                 break
             if len(alive) < len(rows):
                 cache.batch_select_indices(alive)
-                rows, attend, position, chosen = rows[alive], attend[alive], position[alive], chosen[alive]
+                rows, attend, position, token = rows[alive], attend[alive], position[alive], token[alive]
             attend, position = torch.cat((attend, attend.new_ones(len(rows), 1)), 1), position + 1
-            result = model(
-                input_ids=chosen[:, None],
-                attention_mask=attend,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            inputs = {"input_ids": token[:, None], "attention_mask": attend, "position_ids": position}
+            result = model(**inputs, past_key_values=cache, use_cache=True)
             cache, logits = result.past_key_values, result.logits[:, -1]
 
 
@@ -410,7 +400,8 @@ def generate(
     temperature 0 is greedy and equals Hugging Face `generate`. `slots` bounds how many samples are decoded
     at once (default: what fits in memory). `dtype` is the precision of the computation (default: that of
     the weights). Raises ValueError for an empty prompt or one that leaves no room within the model's
-    positions."""
+    positions.
+    """
     if not prompts or not all(prompts):
         raise ValueError(
             "generate() was given no prompt or an empty one: every prompt needs at least one token"
@@ -427,18 +418,17 @@ def generate(
     index = torch.arange(N, device=device)
     keys = stream(seed, index // G, index % G)
     eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
-    out = Rollout(
-        None,
-        None,
-        torch.zeros(N, dtype=torch.long, device=device),
-        None,
-        torch.zeros(N, dtype=torch.bool, device=device),
-    )
-    out.token = torch.full((N, max_new_tokens), pad_id, device=device)
-    out.logp = torch.zeros(N, max_new_tokens, device=device)
+    tokens = torch.full((N, max_new_tokens), pad_id, device=device)
+    logps = torch.zeros(N, max_new_tokens, device=device)
+    length = torch.zeros(N, dtype=torch.long, device=device)
+    finished = torch.zeros(N, dtype=torch.bool, device=device)
 
-    def pick(logits, rows, at):
-        return sample(logits, uniform(keys[rows], at), temperature, top_p, top_k)
+    def settle(rows, logits):
+        at = length[rows]
+        token, logp = sample(logits, uniform(keys[rows], at), temperature, top_p, top_k)
+        tokens[rows, at], logps[rows, at], length[rows] = token, logp, at + 1
+        finished[rows] = (token[:, None] == eos).any(-1)
+        return token, ~finished[rows] & (at + 1 < max_new_tokens)
 
     training, decode = model.training, _decode_fast if fast_path(model) else _decode_generic
     if decode is _decode_generic and model.config.model_type not in _announced:
@@ -446,20 +436,17 @@ def generate(
         print(f"rollout: {model.config.model_type} takes the generic, slower path (its own forward pass)")
     model.eval()
     with torch.autocast(device.type, dtype, enabled=decode is _decode_generic and dtype != torch.float32):
-        decode(model, prompts, G, out, pick, eos, max_new_tokens, slots, dtype)
+        decode(model, prompts, G, settle, max_new_tokens, slots, dtype)
     model.train(training)
 
     prompt_len = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(G)
-    L = int((prompt_len + out.length).max())
+    L = int((prompt_len + length).max())
     ids = torch.full((N, L), pad_id, device=device)
     logp = torch.zeros(N, L - 1, device=device)
-    at = prompt_len[:, None] + torch.arange(
-        max_new_tokens, device=device
-    )  # (N,max_new_tokens) columns of the completion
-    written = torch.arange(max_new_tokens, device=device) < out.length[:, None]
-    rows = index[:, None].expand_as(at)[written]
-    ids[rows, at[written]] = out.token[written]
-    logp[rows, at[written] - 1] = out.logp[written]
+    step = torch.arange(max_new_tokens, device=device)
+    written = step < length[:, None]  # (N,max_new_tokens)
+    rows, columns = index[:, None].expand_as(written)[written], (prompt_len[:, None] + step)[written]
+    ids[rows, columns], logp[rows, columns - 1] = tokens[written], logps[written]
     for i, p in enumerate(prompts):
         ids[i * G : (i + 1) * G, : len(p)] = torch.tensor(p, device=device)
-    return Rollout(ids, prompt_len, out.length, logp, out.finished)
+    return Rollout(ids, prompt_len, length, logp, finished)

@@ -1,5 +1,6 @@
 """The run folder: what a run writes, atomically, and how it is resumed. Nothing here knows about
-reinforcement learning."""
+reinforcement learning.
+"""
 
 import json
 import os
@@ -40,7 +41,8 @@ def environment() -> dict:
 
 def write_atomically(path: Path, write) -> None:
     """`write(file)` beside `path`, flushed to the disk, then renamed onto it: at any moment the old or the
-    new one is whole."""
+    new one is whole.
+    """
     aside = path.with_name(path.name + ".partial")
     try:
         with open(aside, "wb") as file:
@@ -133,7 +135,8 @@ class Run:
 
     def load(self) -> dict | None:
         """The last checkpoint, after cutting the logs back to it; None for a new run. Errors: UserError if
-        it is corrupt."""
+        it is corrupt.
+        """
         state = None
         if self.checkpoint.exists():
             try:
@@ -152,6 +155,7 @@ class Run:
 
     def sizes(self) -> dict:
         """Bytes of the logs: a resumed run cuts them back to the checkpoint's, also through a half-written
-        line."""
+        line.
+        """
         files = ("metrics.jsonl", "samples.jsonl")
         return {f: (self.path / f).stat().st_size if (self.path / f).exists() else 0 for f in files}

@@ -13,7 +13,8 @@ critic; with one update a rollout the policy is its own old policy and the ratio
 the policy gradient.
 
 Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T = L-1. Position t of any
-(N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`."""
+(N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
+"""
 
 import argparse
 import collections
@@ -147,7 +148,8 @@ class Parser(HfArgumentParser):
 
 def parse(command: str, argv: list[str]) -> tuple[Config, str]:
     """The config: Config's defaults < the row of --algo < the preset < the command line. Errors:
-    UserError."""
+    UserError.
+    """
     parser = Parser(
         Config,
         prog=f"tinyr1.py {command}",
@@ -260,7 +262,8 @@ class Problem:
 
 def problems(task, split: str, cfg: Config, tokenizer):
     """Iterator of Problem; train starts again when a finite source is used up. Errors: UserError,
-    tasks.TaskError."""
+    tasks.TaskError.
+    """
     options = dict(o.split("=", 1) for o in cfg.task_args)
     while True:
         count = 0
@@ -296,7 +299,8 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float)
 
     ids (n,L) right-padded, mask (n,T). Right padding needs no attention mask, because attention is causal.
     The vocabulary dimension exists here only, for completion tokens only, and in chunks that the backward
-    pass recomputes."""
+    pass recomputes.
+    """
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][
         mask
     ]  # (M,H) of the M tokens
@@ -365,7 +369,8 @@ def policy_loss(logp, old_logp, adv, weight, cfg: Config, ref_logp=None):
 
 def overlong(cfg: Config, reward, length, finished):
     """Reward (N,) with the soft penalty for length (DAPO, 2503.14476, eq. 13) and which rows (N,) keep
-    their loss."""
+    their loss.
+    """
     keep = finished | (torch.tensor(cfg.overlong != "mask", device=finished.device))
     if cfg.overlong == "penalise":
         over = (length - (cfg.max_new_tokens - cfg.overlong_buffer)) / cfg.overlong_buffer
@@ -392,13 +397,15 @@ def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: i
 
 def sampling_dtype(model, cfg: Config) -> torch.dtype:
     """bf16 on a GPU, where decoding is bound by memory; fp32 on a CPU, where the gap to the trainer is not
-    worth it."""
+    worth it.
+    """
     return torch.bfloat16 if model.device.type == "cuda" and cfg.precision == "bf16" else torch.float32
 
 
 def score(task, batch: list[Problem], texts: list[str], G: int) -> list[dict]:
     """The task's verdict on each text. A verifier that raises is counted in `verifier_error` and rewards
-    0."""
+    0.
+    """
     results = []
     for i, text in enumerate(texts):
         try:
@@ -417,7 +424,8 @@ def score(task, batch: list[Problem], texts: list[str], G: int) -> list[dict]:
 
 def summarise(results: list[dict], roll: rollout.Rollout) -> dict:
     """Means over the samples: of every numeric key a task reports (where present), and of lengths by
-    outcome."""
+    outcome.
+    """
     length, finished = roll.length.float().cpu(), roll.finished.cpu()
     correct = torch.tensor([bool(r["correct"]) for r in results])
     keys = dict.fromkeys(
@@ -438,7 +446,8 @@ def summarise(results: list[dict], roll: rollout.Rollout) -> dict:
 
 def micro_batches(rows: torch.Tensor, total: torch.Tensor, budget: int):
     """Split row indices into length-sorted groups of at most `budget` padded tokens: (rows, padded length),
-    longest first."""
+    longest first.
+    """
     rows = rows[total[rows].argsort(descending=True, stable=True)]
     while len(rows):
         width = min(-(-int(total[rows[0]]) // 8) * 8, int(total.max()))
@@ -451,7 +460,8 @@ def update(model, ref, optimizer, roll: rollout.Rollout, adv, keep, cfg: Config,
     Returns metrics.
 
     Rows whose advantage is 0 have no gradient without a KL penalty: they count in every mean but are not
-    computed. A NaN or infinite gradient never reaches the weights: the step is skipped and counted."""
+    computed. A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
+    """
     mask_all, total = roll.mask, roll.prompt_len + roll.length
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
     order = torch.randperm(
@@ -531,7 +541,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def majority(answers: list, correct: list[bool]) -> float:
     """Chance that a majority vote over the answers is right (cons@n of DeepSeek-R1): ties share it, no
-    answer has no vote."""
+    answer has no vote.
+    """
     votes = {}
     for answer, right in zip(answers, correct):
         if answer is not None:
@@ -549,7 +560,8 @@ def interval(per_problem: np.ndarray, draws: int = 2000) -> list[float]:
 
 def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, seed: int = 12345):
     """k samples of every problem: metrics (accuracy is pass@1 = mean over samples) and one record a
-    sample."""
+    sample.
+    """
     roll, texts = collect(model, tokenizer, held, k, cfg, seed)
     results = score(task, held, texts, k)
     metrics = summarise(results, roll)

@@ -34,7 +34,7 @@ class NotARun(Exception):
 
 @dataclass
 class Run:
-    """A run folder's files. `rows`: one dict a step, in order: training keys and those of eval/ and probe/."""
+    """A run folder's files. `rows`: one dict a step, in order, of training keys and those of eval/ and probe/."""
 
     name: str
     path: Path
@@ -42,6 +42,7 @@ class Run:
     environment: dict
     summary: dict
     rows: list[dict]
+    base: tuple | None = None  # what the growth is counted from: add_growth
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a key, where it is a finite number."""
@@ -65,16 +66,25 @@ def load_run(path: str | Path) -> Run:
             "Give a folder that training has written, such as runs/mini."
         ) from error
     rows: dict[float, dict] = {}
-    for line in _text(path / "metrics.jsonl").split("\n"):
+    text = path / "metrics.jsonl"
+    for line in text.read_text(errors="replace").split("\n") if text.exists() else ():
         try:
             row = json.loads(line)
-            rows.setdefault(row["step"] + 0, {}).update(row)
+            if math.isfinite(row["step"]):
+                rows.setdefault(row["step"], {}).update(row)
         except (ValueError, KeyError, TypeError):
             pass  # empty, or half-written by a run in progress
-    run = Run(path.name, path, knobs, environment, {}, [rows[step] for step in sorted(rows)])
-    run.summary = json.loads(_text(path / "summary.json") or "{}")
-    add_growth(run.rows)
-    return run
+    rows = [rows[step] for step in sorted(rows)]
+    base = add_growth(rows)
+    return Run(path.name, path, knobs, environment, read_dict(path / "summary.json"), rows, base)
+
+
+def read_dict(path: Path) -> dict:
+    """A JSON file's object; {} if it is missing or malformed."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def load_runs(paths: list) -> list[Run]:
@@ -92,23 +102,16 @@ def longest_in_pretraining(run: Run) -> float:
     """Attempts of the longest search in the base model's pre-training, by its record.json; NaN if unknown."""
     model = run.config.get("model") or ""
     folder = Path(__file__).parents[1] / model if model == "minibase" else Path(model)
-    try:
-        return number(json.loads(_text(folder / "record.json"))["longest_search"]["attempts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return math.nan
-
-
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace") if path.exists() else ""
+    return number(read_dict(folder / "record.json").get("longest_search", {}).get("attempts"))
 
 
 # ---------------------------------------------------------------- numbers
 
 
 def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Local linear fit of y (n,) at every x, under Gaussian weights: nothing lags, a straight line stays as it is.
+    """Local linear fit of y (n,) at every x, under Gaussian weights: nothing lags, a straight line stays straight.
 
-    Linear in y, so that smoothed parts sum to the smoothed whole.
+    It is linear in y, so that smoothed parts sum to the smoothed whole.
     """
     if len(x) < 3:
         return y
@@ -127,10 +130,10 @@ def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def decompose(base: tuple, now: tuple) -> dict[str, float]:
     """Split the growth of the attempts per response, from base to now, into parts that sum to it.
 
-    base and now: (attempts per response, share s that searches, attempts w within a search). With d the attempts
-    of a response that does not search, attempts = (1-s) d + s w. So selection is the change of s, at the base's
-    w - d; persistence the change of w, at the present s; rest the change of d. Where nothing searches, w is unknown
-    (NaN) and counts as unchanged.
+    base and now: (attempts per response, share s that searches, attempts w within a search). With d the attempts of
+    a response that does not search, attempts = (1-s) d + s w. So selection is the change of s, at the base's w - d;
+    persistence the change of w, at the present s; rest the change of d. Where nothing searches, w is unknown (NaN)
+    and counts as unchanged.
     """
     (a0, s0, w0), (a, s, w) = base, now
     w0, w = (v if math.isfinite(v) else u if math.isfinite(u) else 0.0 for v, u in ((w0, w), (w, w0)))
@@ -145,18 +148,19 @@ def decompose(base: tuple, now: tuple) -> dict[str, float]:
     }
 
 
-def add_growth(rows: list[dict]) -> None:
-    """Add decompose's keys to the rows, counted from the first evaluation, or else from the first step."""
-    found = {}  # (prefix, position): attempts, s, w
+def add_growth(rows: list[dict]) -> tuple | None:
+    """Add decompose's keys to the rows; returns their base: the first evaluation, or else the first step."""
+    found = {}  # (prefix, row): attempts, s, w
     for prefix in ("eval/", "", "probe/"):
         for i, row in enumerate(rows):
             keys = ("attempts", "search_share", "attempts_within_search")
             values = tuple(number(row.get(prefix + key)) for key in keys)
             if all(map(math.isfinite, values[:2])):
                 found[prefix, i] = values
+    base = next(iter(found.values()), None)
     for (prefix, i), values in found.items():
-        parts = decompose(next(iter(found.values())), values)
-        rows[i].update({prefix + key: value for key, value in parts.items()})
+        rows[i].update({prefix + key: value for key, value in decompose(base, values).items()})
+    return base
 
 
 def first_last(run: Run, key: str) -> tuple[float, float] | None:
@@ -170,15 +174,19 @@ def first_last(run: Run, key: str) -> tuple[float, float] | None:
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
 PARTS = ["#56B4E9", "#E69F00", "#bbbbbb"]
 ALPHAS = [0.4, 1, 0.15]
-STYLES = ["-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))]
+STYLES = ["-", (0, (2, 1)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))]
 GREY = "#666666"
 HELD_OUT = [("probe/", "o", 5, "white", None), ("eval/", "D", 8, None, "white")]  # marker, size, face, edge
-CAPTION = "Faint: each step. Lines: smoothed. Held-out problems: ◆ before and after training, ○ during it; bars: 95 %."
+CAPTION = (
+    "Faint: each step. Lines: smoothed. "
+    "Held-out problems: ◆ before and after training, ○ during it, with their 95 % intervals."
+)
 matplotlib.rcParams.update({
     "font.size": 12, "axes.titlesize": 14, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
-    "axes.titlepad": 24, "grid.color": "#e6e6e6", "legend.frameon": False, "pdf.fonttype": 42, "text.parse_math": False,
+    "axes.titlepad": 24, "grid.color": "#e6e6e6", "legend.frameon": False, "pdf.fonttype": 42,
+    "text.parse_math": False,
 })  # fmt: skip
 
 
@@ -215,7 +223,7 @@ def color(i: int) -> str:
 
 
 def draw_series(ax, run: Run, key: str, color: str, style="-", held_out=True) -> None:
-    """One quantity of one run: faint raw values, a smoothed line, held-out evaluations with their intervals."""
+    """One quantity of one run: faint raw values, a smoothed line, held-out values with their intervals."""
     x, y = run.series(key)
     ax.plot(x, y, color=color, lw=0.9, alpha=0.25)
     if len(x):
@@ -247,17 +255,17 @@ def lines(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
 
 def lines_from_base(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
     """lines, and dotted where each base model began; dash-dotted the longest pre-trained search, if it is near."""
-    handles = lines(ax, runs, labels, overlay)
+    handles, alone = lines(ax, runs, labels, overlay), len(runs) == 1
     for r, run in enumerate(runs):
-        within = [*run.series("eval/attempts_within_search")[1], *run.series("attempts_within_search")[1]]
-        if within:
-            ax.axhline(within[0], color=GREY if len(runs) == 1 else color(r), lw=1.6, ls=STYLES[2])
-            label = f"base: {within[0]:.1f}" if len(runs) == 1 else "base"
+        if run.base and math.isfinite(run.base[2]):
+            ax.axhline(run.base[2], color=GREY if alone else color(r), lw=1.6, ls=STYLES[2])
+            label = f"base: {run.base[2]:.1f}" if alone else "base"
             handles[len(labels) :] = [Line2D([], [], color=GREY, lw=1.6, ls=STYLES[2], label=label)]
     longest = max(map(longest_in_pretraining, runs))
     if longest < 2.5 * ax.dataLim.y1:
-        label = f"longest pre-trained: {longest:.0f}"
-        handles.append(ax.axhline(longest, color="black", lw=1.6, ls=STYLES[3], label=label))
+        ax.axhline(longest, color=GREY, lw=1.6, ls=STYLES[3])
+        place = {"transform": ax.get_yaxis_transform(), "va": "bottom", "color": GREY}
+        ax.text(0.02, longest, f"longest search in pre-training: {longest:.0f}", **place)
     return handles
 
 
@@ -293,7 +301,7 @@ def stack(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
 
 @dataclass
 class Panel:
-    """Quantities on one axis, {key of metrics.jsonl: label}; several runs show only the first `overlay` of them."""
+    """Quantities on one axis, {key of metrics.jsonl: label}; of several runs only the first `overlay` of them."""
 
     title: str
     unit: str
@@ -319,7 +327,7 @@ class Panel:
         ax.set(title=[*labels.values()][0].capitalize() if alone else self.title, ylabel=self.unit)
         if len(handles) > 1:
             ax.legend(
-                handles=handles, loc="lower left", bbox_to_anchor=(-0.03, 0.985), borderaxespad=0, fontsize=10.5,
+                handles=handles, loc="lower left", bbox_to_anchor=(0, 1.015), borderaxespad=0, borderpad=0, fontsize=10.5,
                 ncols=4, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
             ).set_in_layout(False)  # fmt: skip
         if self.share:
@@ -340,7 +348,8 @@ CURVES = [
     Panel("Attempts and checks", "per response", {"attempts": "attempts", "checks": "checks"}),
     Panel("Entropy", "nats per token", {"entropy": "entropy"}),
     Panel("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
-    Panel("Lost signal", "share", {"clip_frac": "clipped tokens", "dead_groups": "dead groups"}, share=True),
+    Panel("Clipping and dead groups", "share", {"clip_frac": "clipped tokens", "dead_groups": "dead groups"},
+          share=True),
     Panel("Cut off at the cap", "share of responses", {"cut_share": "cut off"}, share=True),
 ]  # fmt: skip
 GROWTH = [

@@ -38,7 +38,8 @@ def table(base: dict, after: dict | None = None) -> str:
 
 def side_by_side(before: list[dict], after: list[dict]) -> None:
     """One problem answered by the base and by the trained model: one that training solved, by a search of
-    typical length."""
+    typical length.
+    """
     pairs = [(a, b) for a, b in zip(before, after) if a["example"] == b["example"]]
     solved = [(a, b) for a, b in pairs if b["correct"] and not a["correct"]] or pairs
     if not solved:

@@ -1,4 +1,4 @@
-"""The objective: goldens worked out by hand, identities that must hold, and what the gradient must not depend on."""
+"""The objective: goldens worked out by hand, identities, and what the gradient must not depend on."""
 
 import copy
 import math
@@ -45,7 +45,7 @@ def test_weights_by_hand():
 
 
 def test_policy_loss_by_hand():
-    """Ratios 1.5 and 0.5 with advantages +1 and -1: clipped at 1.2 and at 0.8; ratio 1.5 with advantage -1 is not."""
+    """Ratios 1.5, 0.5, advantages +1 and -1: clipped at 1.2 and 0.8; ratio 1.5 with advantage -1 is not."""
     old = torch.zeros(2, 3)
     logp = torch.log(torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.1]]))
     adv = torch.tensor([[1.0], [-1.0]])
@@ -151,7 +151,7 @@ def test_gradient_depends_on_nothing_it_must_not(setting):
 
 
 def test_update_equals_the_formula_written_out():
-    """GRPO's gradient from whole tensors, without micro-batches, skipping or weights: 2402.03300, eq. 3 and 4."""
+    """GRPO's gradient from whole tensors, without micro-batches or weights: 2402.03300, eq. 3 and 4."""
     cfg = Config(precision="fp32", grad_clip=1e9, max_new_tokens=9, **tinyr1.ALGORITHMS["grpo"])
     model, ref, roll = small_model(), small_model(seed=1), fake_rollout(small_model())
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3]])

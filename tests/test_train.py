@@ -1,4 +1,4 @@
-"""Training end to end on tiny models: it learns, resumes bit-exactly, survives what users do, and explains errors."""
+"""Training end to end on tiny models: it learns, resumes bit-exactly, and explains errors."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def without_time(rows):
 
 @pytest.mark.parametrize("algo", tinyr1.ALGORITHMS)
 def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo):
-    knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0 --eval_samples 64"
+    knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0"
     folder = tmp_path / "run"
     argv = ["--model", tiny, "--task", bandit, "--algo", algo, "--out", tmp_path, "--name", "run"]
-    assert train(*argv, *knobs.split()) == 0
+    assert train(*argv, *knobs.split(), "--eval_samples", 64) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["base"]["accuracy"] < 0.2 and summary["trained"]["accuracy"] > 0.9
     assert summary["trained"]["said_digit"] > 0.9 and summary["steps"] == 40
@@ -299,7 +299,7 @@ def test_a_raising_verifier_is_counted_not_hidden(tiny, tmp_path, rows):
     task = tmp_path / "broken.py"
     task.write_text(
         "import itertools\n"
-        "def examples(split, **o): return iter([{'n': 1}]) if split == 'test' else itertools.repeat({'n': 1})\n"
+        "def examples(split, **o): return itertools.repeat({'n': 1}, 1 if split == 'test' else 10**6)\n"
         "def question(e): return 'What is 2?'\n"
         "def reward(c, e): raise RuntimeError('oops')\n"
     )
