@@ -34,7 +34,7 @@ class NotARun(Exception):
 
 @dataclass
 class Run:
-    """A run folder's files. `rows`: one dict a step, in order, of training keys and those of eval/ and probe/."""
+    """A run folder's files. `rows`: one dict a step, in order: training, eval/ and probe/ keys."""
 
     name: str
     path: Path
@@ -109,7 +109,7 @@ def longest_in_pretraining(run: Run) -> float:
 
 
 def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Local linear fit of y (n,) at every x, under Gaussian weights: nothing lags, a straight line stays straight.
+    """Local linear fit of y (n,) at every x, under Gaussian weights: nothing lags, lines stay lines.
 
     It is linear in y, so that smoothed parts sum to the smoothed whole.
     """
@@ -117,7 +117,7 @@ def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return y
     width, fit = max(np.median(np.diff(x)), (x[-1] - x[0]) / 20), np.empty(len(y))
     for i, center in enumerate(x):
-        near = slice(*np.searchsorted(x, [center - 4 * width, center + 4 * width]))
+        near = np.abs(x - center) <= 4 * width
         d = (x[near] - center) / width
         weight = np.exp(-0.5 * d**2)
         s0, s1, s2 = (weight @ d**k for k in range(3))
@@ -130,10 +130,10 @@ def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def decompose(base: tuple, now: tuple) -> dict[str, float]:
     """Split the growth of the attempts per response, from base to now, into parts that sum to it.
 
-    base and now: (attempts per response, share s that searches, attempts w within a search). With d the attempts of
-    a response that does not search, attempts = (1-s) d + s w. So selection is the change of s, at the base's w - d;
-    persistence the change of w, at the present s; rest the change of d. Where nothing searches, w is unknown (NaN)
-    and counts as unchanged.
+    base and now: (attempts per response, share s that searches, attempts w within a search). With d the
+    attempts of a response that does not search, attempts = (1-s) d + s w. So selection is the change of s,
+    at the base's w - d; persistence the change of w, at the present s; rest the change of d. Where nothing
+    searches, w is unknown (NaN) and counts as unchanged.
     """
     (a0, s0, w0), (a, s, w) = base, now
     w0, w = (v if math.isfinite(v) else u if math.isfinite(u) else 0.0 for v, u in ((w0, w), (w, w0)))
@@ -254,14 +254,14 @@ def lines(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
 
 
 def lines_from_base(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
-    """lines, and dotted where each base model began; dash-dotted the longest pre-trained search, if it is near."""
+    """lines, and dotted where each base model began; dash-dotted the longest pre-trained search, if near."""
     handles, alone = lines(ax, runs, labels, overlay), len(runs) == 1
     for r, run in enumerate(runs):
         if run.base and math.isfinite(run.base[2]):
             ax.axhline(run.base[2], color=GREY if alone else color(r), lw=1.6, ls=STYLES[2])
             label = f"base: {run.base[2]:.1f}" if alone else "base"
             handles[len(labels) :] = [Line2D([], [], color=GREY, lw=1.6, ls=STYLES[2], label=label)]
-    longest = max(map(longest_in_pretraining, runs))
+    longest = np.fmax.reduce([longest_in_pretraining(run) for run in runs])
     if longest < 2.5 * ax.dataLim.y1:
         ax.axhline(longest, color=GREY, lw=1.6, ls=STYLES[3])
         place = {"transform": ax.get_yaxis_transform(), "va": "bottom", "color": GREY}
@@ -270,38 +270,39 @@ def lines_from_base(ax, runs: list[Run], labels: dict[str, str], overlay: int) -
 
 
 def stack(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
-    """Parts of `growth`: areas over the steps; of several runs, a bar each by the last evaluation or step."""
-    alone, totals = len(runs) == 1, np.zeros(len(runs))
-    below = np.zeros(len(runs[0].series("growth")[0])) if alone else np.zeros((2, len(runs)))
-    for k, key in enumerate(labels):
-        if alone:
-            x, y = runs[0].series(key)
-            ax.fill_between(x, below, below + smooth(x, y), color=PARTS[k], lw=0)
-            below = below + smooth(x, y)
-            continue
-        for r, run in enumerate(runs):
-            x, y = run.series("eval/" + key)
-            y = y if len(y) > 1 else smooth(*run.series(key))
-            value = y[-1] if len(y) else 0.0
-            ax.bar(r, value, 0.7, below[int(value < 0), r], color=color(r), alpha=ALPHAS[k])
-            below[int(value < 0), r] += value
-            totals[r] += value
-    if alone:
-        draw_series(ax, runs[0], "growth", "black")
-    else:
-        for r, total in enumerate(totals):
-            ax.text(r, below[0, r], f"{total:+.1f}", ha="center", va="bottom")
-        ax.use_sticky_edges = False
-        ax.set(xlim=(-0.6, len(runs) - 0.4), xticks=[], xlabel="after training")
-    looks = [
-        {"color": PARTS[k]} if alone else {"color": GREY, "alpha": ALPHAS[k]} for k in range(len(labels))
+    """Parts of `growth`, stacked, negative ones down from 0: over the steps, or a bar per run."""
+    if len(runs) > 1:
+        return bars(ax, runs, labels)
+    x, y = runs[0].series("growth")
+    parts = [0 * y, *(smooth(*runs[0].series(key)) for key in labels)]
+    for side in (np.maximum, np.minimum):
+        edges = np.cumsum(side(parts, 0), axis=0)
+        for near, far, shade in zip(edges, edges[1:], PARTS):
+            ax.fill_between(x, near, far, color=shade, lw=0)
+    draw_series(ax, runs[0], "growth", "black")
+    total = Line2D([], [], color="black", lw=2.2, label="sum")
+    return [*(Patch(color=shade, label=label) for label, shade in zip(labels.values(), PARTS)), total]
+
+
+def bars(ax, runs: list[Run], labels: dict[str, str]) -> list:
+    """A bar per run, by its last evaluation or else its last step; returns the legend's handles."""
+    for r, run in enumerate(runs):
+        ends = [first_last(run, key) or [*smooth(*run.series(key))] or [0.0] for key in labels]
+        parts = [end[-1] for end in ends]
+        for i, (part, alpha) in enumerate(zip(parts, ALPHAS)):
+            below = sum(other for other in parts[:i] if other * part > 0)
+            ax.bar(r, part, 0.7, below, color=color(r), alpha=alpha)
+        ax.text(r, sum(part for part in parts if part > 0), f"{sum(parts):+.1f}", ha="center", va="bottom")
+    ax.use_sticky_edges = False
+    ax.set(xlim=(-0.6, len(runs) - 0.4), xticks=[], xlabel="by the last evaluation")
+    return [
+        Patch(color=GREY, alpha=alpha, lw=0, label=label) for label, alpha in zip(labels.values(), ALPHAS)
     ]
-    return [Patch(lw=0, label=label, **look) for label, look in zip(labels.values(), looks)]
 
 
 @dataclass
 class Panel:
-    """Quantities on one axis, {key of metrics.jsonl: label}; of several runs only the first `overlay` of them."""
+    """Quantities on one axis, {key of metrics.jsonl: label}; of several runs the first `overlay` of them."""
 
     title: str
     unit: str
@@ -313,22 +314,20 @@ class Panel:
 
     def draw(self, ax, runs: list[Run]) -> None:
         """Draw it with the legend between title and axis, where it covers nothing."""
-        known = {
-            key for key in self.labels if any(run.series(p + key)[0].size for run in runs for p in PREFIXES)
-        }
-        if (
-            len(runs) > 1 and len(known) > self.overlay
-        ):  # a quantity that is 0 throughout gives way to the next
-            known = {key for key in known if any(run.series(key)[1].any() for run in runs)} or known
-            known = {*[key for key in self.labels if key in known][: self.overlay]}
-        labels = {key: label for key, label in self.labels.items() if key in known}
+        keys = [
+            key for key in self.labels if any(len(run.series(p + key)[0]) for run in runs for p in PREFIXES)
+        ]
+        if len(runs) > 1 and len(keys) > self.overlay:
+            moving = [key for key in keys if any(run.series(key)[1].any() for run in runs)]
+            keys = (moving or keys)[: self.overlay]  # a quantity that is 0 throughout gives way to the next
+        labels = {key: self.labels[key] for key in keys}
         handles = self.how(ax, runs, labels, self.overlay) if labels else []
         alone = len(labels) == 1 < len(self.labels)
         ax.set(title=[*labels.values()][0].capitalize() if alone else self.title, ylabel=self.unit)
         if len(handles) > 1:
             ax.legend(
-                handles=handles, loc="lower left", bbox_to_anchor=(0, 1.015), borderaxespad=0, borderpad=0, fontsize=10.5,
-                ncols=4, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
+                handles=handles, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, borderpad=0,
+                fontsize=10.5, ncols=4, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
             ).set_in_layout(False)  # fmt: skip
         if self.share:
             ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
@@ -357,7 +356,8 @@ GROWTH = [
         "search_share": "responses that search", "give_up_share": "searches that give up"}),
     Panel("Persistence: does a search try more?", "attempts", how=lines_from_base, overlay=2, labels={
         "attempts_within_search": "in a search", "attempts": "all responses"}),
-    Panel("Growth of the attempts per response", "attempts gained since the base", how=stack, overlay=3, labels={
+    Panel("Growth of the attempts per response", "attempts gained since the base", how=stack, overlay=3,
+          labels={
         "growth_selection": "selection", "growth_persistence": "persistence", "growth_rest": "rest"}),
 ]  # fmt: skip
 

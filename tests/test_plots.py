@@ -1,0 +1,264 @@
+"""plots/curves.py on made-up run folders: whole, half-written, sparse, empty, several, no run at all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plots import curves as plots
+
+CONFIG = {"model": "minibase", "task": "countdown", "algo": "grpo", "seed": 0, "steps": 12}
+
+
+def behaviour(step: int) -> dict:
+    """A model that searches more (0.3 to 0.9) and longer (2.8 to 7.6); else it makes one attempt."""
+    share, within = 0.3 + 0.05 * step, 2.8 + 0.4 * step
+    attempts = (1 - share) + share * within
+    return {
+        "accuracy": 0.2 + 0.05 * step, "accuracy_ci": [0.15 + 0.05 * step, 0.25 + 0.05 * step],
+        "tokens": 38 + 7 * step, "tokens_correct": 30 + 6 * step, "tokens_wrong": 40 + 9 * step,
+        "attempts": attempts, "checks": 0.9 * attempts, "search_share": share,
+        "attempts_within_search": within, "give_up_share": 0.7 - 0.05 * step, "cut_share": 0.0,
+    }  # fmt: skip
+
+
+def run_rows(steps: int = 12) -> list[dict]:
+    extra = {"entropy": 0.5, "grad_norm": 0.3, "clip_frac": 0.0, "dead_groups": 0.25, "loss": 0.1, "lr": 2e-4}
+    rows = [{"step": 0} | {f"eval/{k}": v for k, v in behaviour(0).items()}]
+    for step in range(1, steps + 1):
+        rows.append({"step": step, "reward": 0.2 + 0.05 * step} | behaviour(step) | extra)
+        if step % 5 == 0:
+            rows.append({"step": step} | {f"probe/{k}": v for k, v in behaviour(step).items()})
+    return rows + [{"step": steps} | {f"eval/{k}": v for k, v in behaviour(steps).items()}]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(rows, name="mini", tail="", **config) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(
+            json.dumps({"config": CONFIG | config, "environment": {"torch": "2"}})
+        )
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+        return folder
+
+    return make
+
+
+def titles(fig) -> dict:
+    return {ax.get_title(loc="left"): ax for ax in fig.axes if ax.get_visible()}
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def drawn(ax) -> list[np.ndarray]:
+    return [line.get_xydata() for line in ax.get_lines() if len(line.get_xydata())]
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_load_run_merges_the_rows_of_a_step_and_skips_what_is_half_written(make):
+    run = plots.load_run(make(run_rows(), tail='[]\n{"step": 13, "rewa'))
+    assert [row["step"] for row in run.rows] == list(range(13))
+    assert run.rows[12]["accuracy"] == run.rows[12]["eval/accuracy"] == pytest.approx(0.8)
+    assert (run.name, run.config["algo"], run.environment, run.summary) == (
+        "mini",
+        "grpo",
+        {"torch": "2"},
+        {},
+    )
+
+
+def test_series_leaves_out_what_is_no_finite_number(make):
+    values = [1.0, None, float("nan"), float("inf"), "text", [1], 2]
+    rows = [{"step": step, "entropy": value} for step, value in enumerate(values)]
+    steps, found = plots.load_run(make([*rows, {"step": None}, {"step": float("nan")}])).series("entropy")
+    assert steps.tolist() == [0, 6] and found.tolist() == [1, 2]
+
+
+def test_names_tell_runs_apart(make):
+    paths = [make([], "a/mini"), make([], "b/mini"), make([], "b/other")]
+    assert [run.name for run in plots.load_runs([*paths, paths[0]])] == ["a/mini", "b/mini", "b/other"]
+    assert [run.name for run in plots.load_runs(paths[1:])] == ["mini", "other"]
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("x", [np.arange(40.0), np.array([0, 1, 2, 7, 30, 31, 80, 81.0]), np.arange(2.0)])
+def test_smooth_keeps_constants_and_straight_lines(x):
+    assert np.allclose(plots.smooth(x, np.full(len(x), 3.0)), 3)
+    assert np.allclose(plots.smooth(x, 2 * x - 5), 2 * x - 5)
+
+
+def test_smooth_does_not_shift_in_time_and_is_linear():
+    x, rng = np.arange(61.0), np.random.default_rng(0)
+    peak = plots.smooth(x, (x == 30).astype(float))
+    assert peak.argmax() == 30 and np.allclose(peak, peak[::-1])
+    a, b = rng.normal(size=(2, 61))
+    assert np.allclose(plots.smooth(x, a) + plots.smooth(x, b), plots.smooth(x, a + b))
+    assert plots.smooth(x, a)[5:-5].std() < 0.6 * a.std()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "base, now, selection, persistence, rest",
+    [
+        ((1.6, 0.3, 3.0), (1.8, 0.4, 3.0), 0.2, 0, 0),  # only more of them search
+        ((1.6, 0.3, 3.0), (2.2, 0.3, 5.0), 0, 0.6, 0),  # only for longer
+        ((1.6, 0.3, 3.0), (4.6, 0.9, 5.0), 1.2, 1.8, 0),
+        ((1.6, 0.3, 3.0), (1.25, 0.3, 3.0), 0, 0, -0.35),  # direct answers with 0.5 attempts
+        ((1.6, 0.3, 3.0), (5.0, 1.0, 5.0), 1.4, 2.0, 0),
+        ((1.0, 0.0, NAN), (3.0, 0.5, 5.0), 2.0, 0, 0),  # the base never searches
+        ((1.0, 0.0, NAN), (1.0, 0.0, NAN), 0, 0, 0),
+        ((1.6, 0.3, 3.0), (1.0, 0.0, NAN), -0.6, 0, 0),
+        ((3.0, 1.0, 3.0), (2.0, 0.5, 3.0), -1.0, 0, 0),  # the base always searches
+    ],
+)
+def test_decompose(base, now, selection, persistence, rest):
+    parts = plots.decompose(base, now)
+    expected = [selection, persistence, rest, now[0] - base[0]]
+    assert [*parts.values()] == pytest.approx(expected, abs=1e-12)
+    assert sum([*parts.values()][:3]) == pytest.approx(parts["growth"], abs=1e-12)
+
+
+def test_growth_counts_from_the_first_evaluation_and_its_parts_sum_to_it(make):
+    run = plots.load_run(make(run_rows()))
+    assert run.base == (pytest.approx(0.7 + 0.3 * 2.8), 0.3, 2.8)
+    for prefix in ("", "probe/", "eval/"):
+        total = run.series(prefix + "growth")[1]
+        parts = [run.series(f"{prefix}growth_{part}")[1] for part in ("selection", "persistence", "rest")]
+        assert np.allclose(sum(parts), total) and np.allclose(
+            total, run.series(prefix + "attempts")[1] - run.base[0]
+        )
+    assert run.series("eval/growth_selection")[1][-1] == pytest.approx(0.6 * 1.8)
+    no_eval = plots.load_run(make(run_rows()[1:2], "training only"))
+    assert no_eval.base[1:] == pytest.approx((0.35, 3.2)) and no_eval.series("growth")[1].tolist() == [0]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_curves_draws_the_right_numbers(make):
+    panels = titles(plots.curves([plots.load_run(make(run_rows()))]))
+    assert len(panels) == 8
+    raw, smoothed, *bars, probes, start, end, evals = drawn(panels["Accuracy"])
+    bars += [start, end]
+    assert np.allclose(raw, [(step, 0.2 + 0.05 * step) for step in range(1, 13)]) and np.allclose(
+        smoothed, raw
+    )
+    assert np.allclose(bars, [[(s, 0.15 + 0.05 * s), (s, 0.25 + 0.05 * s)] for s in (5, 10, 0, 12)])
+    assert np.allclose(probes, [(5, 0.45), (10, 0.7)]) and np.allclose(evals, [(0, 0.2), (12, 0.8)])
+    labels = [text.get_text() for text in panels["Response length"].get_legend().get_texts()]
+    assert labels == ["mean length", "correct", "wrong"]  # nothing was cut off
+
+
+def test_panels_without_data_say_so_and_those_of_another_task_are_left_out(make):
+    before = titles(plots.curves([plots.load_run(make(run_rows()[:1], "before"))]))
+    assert len(before) == 8 and texts(before["Entropy"]) == ["no data yet"] and not texts(before["Accuracy"])
+    other = [{"step": 1, "reward": 1.0, "entropy": NAN, "accuracy": 1.0}]
+    other = plots.load_run(make(other, "other"))
+    panels = titles(plots.curves([other]))
+    assert [*panels] == ["Reward", "Accuracy", "Entropy"] and texts(panels["Entropy"]) == ["no data yet"]
+    assert plots.growth([other]) is None
+
+
+def test_several_runs_are_overlaid_by_their_main_quantity(make):
+    still = [{k: v for k, v in row.items() if "attempts_within" not in k} for row in run_rows()]
+    runs = plots.load_runs([make(run_rows(), "a"), make(still, "b", seed=1)])
+    fig = plots.curves(runs)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a", "b"]
+    panels = titles(fig)
+    assert "Dead groups" in panels and "Mean length" in panels  # nothing was ever clipped
+    assert "minibase · countdown · grpo" in [text.get_text() for text in fig.texts]
+    heights = [
+        bar.get_height() for bar in titles(plots.growth(runs))["Growth of the attempts per response"].patches
+    ]
+    assert heights[:3] == pytest.approx([0.6 * 1.8, 0.9 * 4.8, 0], abs=1e-9)
+
+
+def test_the_longest_search_of_the_pretraining_is_drawn_where_the_model_records_it(make, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/record.json").write_text('{"longest_search": {"attempts": 11, "tokens": 150}}')
+    for name, model, lines in (
+        ("with", str(tmp_path / "base"), ["longest search in pre-training: 11"]),
+        ("without", "hub/id", []),
+    ):
+        fig = plots.growth([plots.load_run(make(run_rows(), name, model=model))])
+        assert texts(titles(fig)["Persistence: does a search try more?"]) == lines
+
+
+# ---------------------------------------------------------------- the command
+
+ODD = {
+    "no step": ([], ""),
+    "half a line": ([], '{"step": 1, "rew'),
+    "one step": (run_rows()[1:2], ""),
+    "missing keys": ([{"step": 1}, {"step": 2, "reward": 0.5}, {"step": 3, "eval/accuracy_ci": [None]}], ""),
+    "no numbers": ([dict.fromkeys(row, NAN) | {"step": step} for step, row in enumerate(run_rows())], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_are_drawn(make, name, monkeypatch):
+    def lay_out(fig, path, dpi):
+        path.touch()
+        if path.suffix == ".png":
+            fig.draw_without_rendering()
+
+    monkeypatch.setattr(plots.Figure, "savefig", lay_out)
+    rows, tail = ODD[name]
+    folder = make(rows, tail=tail)
+    assert plots.main([str(folder)]) == 0
+    assert plots.main([str(folder), str(make(run_rows(), "other"))]) == 0
+    assert (folder / "plots/curves.png").exists() and (folder / "plots/comparison_curves.pdf").exists()
+
+
+def test_command_writes_whole_images(make, tmp_path):
+    folder = make(run_rows(), "a $tr_ange ünicode name")
+    script = Path(plots.__file__)
+    done = subprocess.run(
+        [sys.executable, script, folder, "--out", tmp_path / "new/fig.v1.png"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr
+    written = {path.name: path.stat().st_size for path in (tmp_path / "new").iterdir()}
+    assert sorted(written) == ["fig.v1.pdf", "fig.v1.png", "fig.v1_growth.pdf", "fig.v1_growth.png"]
+    assert min(written.values()) > 10_000
+    assert (tmp_path / "new/fig.v1.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_live_redraws_until_interrupted(make, monkeypatch, capsys):
+    naps = iter([None, KeyboardInterrupt()])
+
+    def sleep(seconds):
+        if (nap := next(naps)) is not None:
+            raise nap
+
+    monkeypatch.setattr(plots.time, "sleep", sleep)
+    monkeypatch.setattr(plots, "save", lambda *_: None)
+    assert plots.main([str(make(run_rows())), "--live", "20"]) == 0
+    assert capsys.readouterr().out.count("curves.png") == 2
+
+
+@pytest.mark.parametrize("content", [None, "not json", "[]", "{}"])
+def test_not_a_run_is_one_clear_line(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert plots.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "is not a run folder" in error and error.count("\n") == 1 and not (tmp_path / "plots").exists()
+
+
+def test_unwritable_place_is_one_clear_line(make, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert plots.main([str(make(run_rows())), "--out", str(tmp_path / "file/folder")]) == 2
+    assert "Nothing drawn" in capsys.readouterr().err
