@@ -207,43 +207,31 @@ class Decoder:
         for layer in self.layers:
             q, k, v = self.project(x, layer, cos, sin)
             keys.append(k), values.append(v)
-            a = F.scaled_dot_product_attention(
-                q.transpose(1, 2),
-                k.transpose(1, 2),
-                v.transpose(1, 2),
-                is_causal=True,
-                enable_gqa=self.heads != self.kv,
-            )
+            q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # (n,heads,P,dim)
+            a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv)
             x = self.finish_layer(x, a.transpose(1, 2).flatten(2), layer)
         last = x[torch.arange(len(prompts), device=self.device), length - 1]  # (n,H)
         return torch.stack(keys), torch.stack(values), F.linear(self.rms(last, self.norm), self.head)
 
     def step(self, token, position, busy: int, width: int):
-        """Logits (busy,V) behind `token` (busy,) at `position` (busy,); attention reads `width` columns of
-        the cache.
-        """
+        """Logits (busy,V) behind `token` at `position`, both (busy,); attention reads `width` columns."""
         cos, sin = self.cos[position][:, None], self.sin[position][:, None]  # (busy,1,dim)
-        allowed = (torch.arange(width, device=self.device) <= position[:, None])[
-            :, None, None
-        ]  # (busy,1,1,width)
-        bias = torch.zeros(allowed.shape, dtype=self.dtype, device=self.device).masked_fill_(
-            ~allowed, -math.inf
-        )
-        cell = (
-            torch.arange(busy, device=self.device) * self.k.shape[2] + position
-        )  # where this token's key and value go
+        columns = torch.arange(width, device=self.device)
+        bias = torch.zeros(busy, 1, 1, width, dtype=self.dtype, device=self.device)
+        bias.masked_fill_((columns > position[:, None])[:, None, None], -math.inf)
+        # where this token's key and value go
+        cell = torch.arange(busy, device=self.device) * self.k.shape[2] + position
         x = F.embedding(token, self.embed)  # (busy,H)
         for i, layer in enumerate(self.layers):
             q, k, v = self.project(x, layer, cos, sin)
             self.k[i].view(-1, self.kv, self.dim).index_copy_(0, cell, k)
             self.v[i].view(-1, self.kv, self.dim).index_copy_(0, cell, v)
-            keys, values = (
+            k, v = (
                 cache[i, :busy, :width].transpose(1, 2) for cache in (self.k, self.v)
             )  # (busy,kv,width,dim)
             # the query heads that share a key-value head stand where a sequence of queries would
-            a = F.scaled_dot_product_attention(
-                q.view(busy, self.kv, -1, self.dim), keys, values, attn_mask=bias
-            )
+            q = q.view(busy, self.kv, -1, self.dim)
+            a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
             x = self.finish_layer(x, a.reshape(busy, -1), layer)
         return F.linear(self.rms(x, self.norm), self.head)
 
@@ -278,8 +266,9 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
 
 
 def _decode_fast(model, prompts, G, settle, most, slots, dtype):
-    """Decode G samples of `most` tokens at most of every prompt. settle(rows, logits) chooses and notes a token
-    for each of the samples `rows`, and returns the tokens and which samples go on."""
+    """Decode G samples of every prompt, `most` tokens at most. settle(rows, logits) chooses and notes a token
+    for each of the samples `rows`, and returns the tokens and which samples go on.
+    """
     longest = -(-(max(map(len, prompts)) + most) // BLOCK) * BLOCK
     device, total = model.get_input_embeddings().weight.device, len(prompts) * G
     slots = min(total, slots or slots_that_fit(model, longest, dtype, device))
@@ -407,10 +396,10 @@ def generate(
             "generate() was given no prompt or an empty one: every prompt needs at least one token"
         )
     limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    if max(map(len, prompts)) + max_new_tokens > limit:
+    if (longest := max(map(len, prompts))) + max_new_tokens > limit:
         raise ValueError(
-            f"the longest prompt has {max(map(len, prompts))} tokens and max_new_tokens is {max_new_tokens}, "
-            f"but the model knows only {limit} positions: lower --max_new_tokens"
+            f"the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the model "
+            f"knows only {limit} positions: lower --max_new_tokens"
         )
     device = model.get_input_embeddings().weight.device
     dtype = dtype or model.get_input_embeddings().weight.dtype
@@ -430,10 +419,11 @@ def generate(
         finished[rows] = (token[:, None] == eos).any(-1)
         return token, ~finished[rows] & (at + 1 < max_new_tokens)
 
-    training, decode = model.training, _decode_fast if fast_path(model) else _decode_generic
-    if decode is _decode_generic and model.config.model_type not in _announced:
-        _announced.add(model.config.model_type)
-        print(f"rollout: {model.config.model_type} takes the generic, slower path (its own forward pass)")
+    training, kind = model.training, model.config.model_type
+    decode = _decode_fast if fast_path(model) else _decode_generic
+    if decode is _decode_generic and kind not in _announced:
+        _announced.add(kind)
+        print(f"rollout: {kind} takes the generic, slower path (its own forward pass)")
     model.eval()
     with torch.autocast(device.type, dtype, enabled=decode is _decode_generic and dtype != torch.float32):
         decode(model, prompts, G, settle, max_new_tokens, slots, dtype)

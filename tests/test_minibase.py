@@ -1,0 +1,146 @@
+"""The corpus, its tokenizer, and the base model that ships with the repository."""
+
+import itertools
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import minibase
+import tinyr1
+from minibase import Corpus
+from tasks import countdown, held_out
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def stream(n, **knobs):
+    return list(itertools.islice(minibase.documents(Corpus(**knobs), seed=3), n))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(HERE / "minibase")
+
+
+def test_round_trip_is_exact(tokenizer):
+    texts = [text for pair in stream(500) for text in pair]
+    texts += [
+        "<think> 007 1234 -5 150 151 0 00 12x34</think>",
+        "héllo ٣ −×÷ 🙂\t\n",
+        "3.5=7/2",
+        "<answer>(1+2)*3</answer>",
+    ]
+    for text in texts:
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    for prompt, completion in stream(200):  # nothing merges across the prompt's end
+        assert (
+            tokenizer(prompt + completion).input_ids
+            == tokenizer(prompt).input_ids + tokenizer(completion).input_ids
+        )
+    assert tokenizer("150+7").input_ids == tokenizer.convert_tokens_to_ids(["150", "+", "7"])
+    assert len(tokenizer("1500").input_ids) == 4 and len(tokenizer("<think></think>").input_ids) == 2
+    fresh = minibase.make_tokenizer()
+    assert [fresh(t).input_ids for t in texts] == [tokenizer(t).input_ids for t in texts]
+
+
+def test_documents_are_right_and_hold_nothing_out():
+    """Arithmetic and verdicts of searching documents are right, and no test problem occurs."""
+    searches = 0
+    for prompt, completion in stream(4000):
+        if prompt.startswith("Make"):
+            target, *nums = map(int, re.findall(r"\d+", prompt))
+            assert not countdown.is_test(nums, target)
+            result = countdown.reward(completion, {"nums": nums, "target": target})
+            assert result["answered"] and result["arithmetic_accuracy"] == 1
+            attempts = re.findall(r"(.*), want", completion)
+            assert len(attempts) == len(set(attempts))  # nothing is tried twice
+            if result["search_share"]:
+                searches += 1
+                assert result["verdict_accuracy"] == 1 and result["attempts"] == len(attempts)
+                assert result["correct"] != bool(result["give_up_share"])
+        elif prompt:
+            a, b = map(int, re.findall(r"\d+", prompt))
+            assert not held_out("multiplication", *sorted((a, b)))
+    assert searches > 300
+
+
+def test_knobs_of_the_corpus_do_what_they_say():
+    def share(docs, word):
+        docs = [c for p, c in docs if p.startswith("Make")]
+        return sum(word in c for c in docs) / len(docs)
+
+    assert share(stream(2000, search_share=0.0), "want") == 0
+    assert share(stream(2000, search_share=1.0), "want") == 1
+    assert share(stream(2000), "want") == pytest.approx(0.3, abs=0.05)
+    never = stream(2000, search_share=1.0, give_up=0.0)
+    assert share(never, "give up") < 0.06  # only at the length limit
+    often = stream(2000, search_share=1.0, give_up=0.9)
+    assert share(often, "give up") > 0.6
+    products = [c for p, c in stream(2000, countdown_share=0.0, multiply_share=1.0) if p]
+    assert sum("+" in c for c in products) / len(products) == pytest.approx(0.3 * 0.9, abs=0.04)
+    assert not any(p.startswith("Make") for p, _ in stream(300, countdown_share=0.0))
+
+
+def test_attempts_are_all_and_distinct():
+    found = minibase.attempts((3, 5, 8))
+    chains = [chain for chain, _, _ in found]
+    assert len(set(chains)) == len(chains)
+    for chain, expression, value in found:
+        assert countdown.verify(expression, [3, 5, 8], value), (chain, expression, value)
+    assert {v for _, _, v in found if 10 <= v <= 100} == {
+        v for v in countdown.reachable((3, 5, 8), minibase.LARGEST) if 10 <= v <= 100
+    }
+
+
+def test_batches_cover_completions_only():
+    tokenizer, corpus = minibase.make_tokenizer(), Corpus()
+    count, micro = next(minibase.batches(corpus, tokenizer, 2000, seed=0))
+    assert count >= 2000 and count == sum(int((target != -100).sum()) for _, target in micro)
+    for ids, target in micro:
+        assert (
+            ids.shape == target.shape and ids.numel() <= minibase.MICRO and ids.shape[1] % minibase.CHUNK == 0
+        )
+        for row, goal in zip(ids, target):
+            learned = row[goal != -100]
+            assert (learned == goal[goal != -100]).all() and learned[-1] == tokenizer.eos_token_id
+            assert tokenizer.decode(learned[:-1]).endswith(("</answer>", *"0123456789"))
+
+
+def test_the_shipped_model(tokenizer):
+    folder = HERE / "minibase"
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 4_000_000
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    record = json.loads((folder / "record.json").read_text())
+    assert model.config.model_type == "qwen2" and model.num_parameters() == record["training"]["parameters"]
+    cfg = tinyr1.parse("train", ["mini", "--eval_problems", "100"])[0]
+    held = tinyr1.held_out(countdown, cfg, tokenizer)
+    metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 2, cfg)
+    recorded = record["held_out"]["countdown"]
+    assert metrics["answered"] > 0.95 and metrics["arithmetic_accuracy"] > 0.95
+    assert metrics["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.12)
+    assert metrics["search_share"] == pytest.approx(recorded["search_share"], abs=0.12)
+
+
+def test_rebuilding_is_one_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["minibase.py", "--out", str(tmp_path / "b"), "--tokens", "9e3", "--search_share", "0"]
+    )
+    minibase.main()
+    record = json.loads((tmp_path / "b" / "record.json").read_text())
+    assert record["corpus"]["search_share"] == 0 and record["held_out"]["countdown"]["verifier_error"] == 0
+    assert record["training"]["tokens"] >= 9000 and record["longest_search"]["attempts"] == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "b")
+
+
+def test_same_seed_same_corpus():
+    assert stream(50) == stream(50)
+    rng = random.Random(0)
+    document = minibase.countdown_document(
+        rng, {"nums": [3, 8, 5], "target": 16, "wording": "short"}, Corpus()
+    )
+    assert document[0] == "Make 16 from 3, 8, 5.\n"
