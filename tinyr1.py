@@ -128,7 +128,15 @@ TINYZERO = dict(
     gradient_checkpointing=True,
 )  # fmt: skip
 PRESETS = {
-    "mini": dict(task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0),
+    "mini": dict(
+        task_args=["numbers=3", "high=13", "wording=short", "reward=binary"],
+        kl=0.0,
+        lr=4e-4,
+        schedule="cosine",
+        max_new_tokens=512,
+        overlong="penalise",
+        overlong_buffer=128,
+    ),  # fmt: skip
     "0.5b": dict(TINYZERO, model="Qwen/Qwen2.5-0.5B"),
     "1.5b": dict(TINYZERO, model="Qwen/Qwen2.5-1.5B"),
     "3b": dict(TINYZERO, model="Qwen/Qwen2.5-3B"),

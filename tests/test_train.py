@@ -230,7 +230,7 @@ def test_more_bad_input(tiny, tmp_path, capsys):
     ]
     assert train(*argv) == 0
     (tmp_path / "r" / "summary.json").unlink()  # as if it had not finished
-    refused("--lr was 0.0002, now 0.1", *argv, "--lr", 0.1)
+    refused("--lr was 0.0004, now 0.1", *argv, "--lr", 0.1)
     state = tmp_path / "r" / "checkpoint" / "state.pt"
     whole = state.read_bytes()
     state.write_bytes(whole[: len(whole) // 2])
