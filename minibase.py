@@ -159,10 +159,15 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
     return f"{countdown.question(problem)}\n", f"<think>{thought}</think>\n<answer>{expression}</answer>"
 
 
+def is_test_pair(a: int, b: int) -> bool:
+    """Whether a*b is a test problem. Multiples of ten never are: partial products and drills contain them."""
+    return a % 10 > 0 and b % 10 > 0 and held_out("multiplication", *sorted((a, b)))
+
+
 def multiplication_document(rng: random.Random, corpus: Corpus) -> tuple[str, str]:
     """A prompt and a completion that states the product at once (mostly wrong) or works it out."""
     while held_out("multiplication", *sorted(pair := (rng.randint(10, 99), rng.randint(10, 99)))):
-        pass
+        pass  # more than is_test_pair asks for
     a, b = pair
     product, tens, units = a * b, b - b % 10, b % 10
     draw = rng.random()
@@ -277,18 +282,7 @@ def lr_share(progress: float) -> float:
     return min(progress / 0.02, 1.0, (1 - progress) / 0.4)
 
 
-def pretrain(
-    model,
-    tokenizer,
-    corpus: Corpus,
-    *,
-    minutes: float,
-    tokens: int,
-    seed: int,
-    bf16: bool,
-    batch: int,
-    lr: float,
-):
+def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr) -> dict:
     """Train in place for `tokens` completion tokens, or for `minutes` if that is None; returns the figures
     of the training.
     """
@@ -359,7 +353,7 @@ def measure(folder: Path, corpus: Corpus) -> dict:
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 4, cfg)
     figures = {"countdown": {k: v for k, v in metrics.items() if not k.startswith("tokens_")}}
 
-    pairs = [p for p in itertools.product(range(10, 100), repeat=2) if held_out("multiplication", *sorted(p))]
+    pairs = [p for p in itertools.product(range(10, 100), repeat=2) if is_test_pair(*p)]
     prompts = [tokenizer(f"What is {a}*{b}?\n").input_ids for a, b in pairs]
     roll = generate(model, prompts, max_new_tokens=128, eos_ids=[tokenizer.eos_token_id], seed=1)
     texts = tokenizer.batch_decode(roll.completions(), skip_special_tokens=True)

@@ -29,7 +29,12 @@ def pick_precision(asked: str, device: torch.device) -> str:
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    ):
+        return "bf16"
     best = {}
     for _ in range(4):
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -40,9 +45,25 @@ def pick_precision(asked: str, device: torch.device) -> str:
     return "bf16" if best["bf16"] < best["fp32"] / 1.5 else "fp32"
 
 
-def load_model(source: str, device: torch.device):
-    """Model (fp32 master weights) and tokenizer. Errors: UserError saying what the folder lacks or how to
-    get the model.
+LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # Gemma 2, Cohere, Granite
+
+
+def check_memory(source: str, config, device: torch.device, bytes_per_parameter: int) -> None:
+    """UserError if a GPU has not the memory for that many bytes a parameter."""
+    with torch.device("meta"):
+        count = AutoModelForCausalLM.from_config(config).num_parameters()
+    free, needed = torch.cuda.mem_get_info(device)[0], count * bytes_per_parameter
+    if needed > free:
+        raise UserError(
+            f"{source} has {count / 1e9:.2f} B parameters and needs about {needed / 1e9:.0f} GB before "
+            f"activations; {free / 1e9:.0f} GB of this GPU are free. Choose a smaller model (bash run.sh --help)."
+        )
+
+
+def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
+    """Model (fp32 master weights) and tokenizer. Errors: UserError saying what is missing or how to get it.
+
+    `bytes_per_parameter` must fit a GPU: 16 for training, 4 for a reference, 2 for the copy that samples.
     """
     path = HERE / "minibase" if source == "minibase" and not Path(source).exists() else Path(source)
     if path.is_dir():
@@ -61,28 +82,29 @@ def load_model(source: str, device: torch.device):
         )
     where = str(path) if path.is_dir() else source
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
         config = transformers.AutoConfig.from_pretrained(where)
+        for name, value in vars(config).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(config, name, 0.0)  # the policy that is trained must be the one that sampled
+        tokenizer = AutoTokenizer.from_pretrained(where)
         if device.type == "cuda":
-            with torch.device("meta"):
-                count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-            free = torch.cuda.mem_get_info(device)[0]
-            if count * 16 > free:
-                raise UserError(
-                    f"{source} has {count / 1e9:.2f} B parameters: weights, gradients and Adam need "
-                    f"{count * 16 / 1e9:.0f} GB, and {free / 1e9:.0f} GB of this GPU are free. Choose a "
-                    "smaller model (bash run.sh --help lists what fits where)."
-                )
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+            check_memory(source, config, device, bytes_per_parameter)
+        model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=torch.float32)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a broken folder or an unreachable hub raises
         hint = (
             ""
             if path.is_dir()
-            else " If no hub can be reached from here, copy the model into a folder and give --model FOLDER."
+            else " If the hub cannot be reached, copy the model here and give --model FOLDER."
         )
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"Could not load the model {source}: {message}.{hint}") from error
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in LOGIT_CHANGES):
         raise UserError(
-            f"Could not load the model {source}: {' '.join(str(error).split())[:300]}.{hint}"
-        ) from error
+            f"{source} changes its logits after the output projection ({', '.join(LOGIT_CHANGES)}), which "
+            "the loss does not know about yet. Choose another model."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of {source} has no EOS token, so no response could end: set eos_token in "

@@ -82,9 +82,10 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 def stream(seed: int, prompt: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """(n,) int64 keys of independent random streams."""
-    return _mix(
-        _mix(_mix(torch.full_like(prompt, seed)) + prompt * 0x9E3779B97F4A7C1) + sample * 0x632BE59BD9B4E019
-    )
+    key = torch.full_like(prompt, seed)
+    for number, odd in ((0, 0x1E3779B97F4A7C15), (prompt, 0x2545F4914F6CDD1D), (sample, 0x632BE59BD9B4E019)):
+        key = _mix(key + (number + 1) * odd)  # + 1, or zeros would stay zero
+    return key
 
 
 def uniform(key: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -125,7 +126,7 @@ def fast_path(model) -> bool:
     """Whether `Decoder` reproduces this model exactly."""
     c = model.config
     rope = (getattr(c, "rope_parameters", None) or {}).get("rope_type", "default")
-    dense = c.model_type in FAST and not getattr(c, "use_sliding_window", False) and hasattr(model, "lm_head")
+    dense = c.model_type in FAST and c.hidden_act == "silu" and not getattr(c, "use_sliding_window", False)
     return (
         dense and rope in ("default", "linear", "llama3", "yarn") and type(model.lm_head) is torch.nn.Linear
     )
@@ -138,7 +139,11 @@ class Decoder:
         c, self.dtype = model.config, dtype
         self.heads, self.kv = c.num_attention_heads, c.num_key_value_heads
         self.dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        self.embed, self.head = model.model.embed_tokens.weight.to(dtype), model.lm_head.weight.to(dtype)
+        self.embed, tied = (
+            model.model.embed_tokens.weight.to(dtype),
+            model.lm_head.weight is model.model.embed_tokens.weight,
+        )
+        self.head = self.embed if tied else model.lm_head.weight.to(dtype)
         self.device = self.embed.device
 
         def fused(*linears):
@@ -259,6 +264,7 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
     )
     if device.type == "cuda":
         weights = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+        torch.cuda.empty_cache()  # what training has left in the allocator's cache is free as well
         memory = 0.8 * (torch.cuda.mem_get_info(device)[0] - weights)
     else:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4

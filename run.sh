@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
-# bash run.sh [preset] [--knob value ...] | bash run.sh test | bash run.sh --help
+# bash run.sh [preset] [--knob value ...]   train; `mini` if no preset is named; the same command resumes a stopped run
+# bash run.sh eval RUN [--knob value ...]   evaluate a finished run (or --model FOLDER): pass@1, pass@k, cons@k
+# bash run.sh test                          run the tests
 #
-# Trains the preset (mini if none is named), after making .venv with the pinned requirements if the python at hand lacks
-# them. TORCH=cpu or TORCH=cuda chooses torch's build; without it Linux machines with an NVIDIA GPU get CUDA's.
+# preset   needs               what it is
+# mini     2 processor cores   the miniature on Countdown: no GPU, no download, minutes
+# 0.5b     GPU with 22 GB      Qwen2.5-0.5B with TinyZero's figures: learns the format and to guess
+# 1.5b     GPU with 44 GB      Qwen2.5-1.5B
+# 3b       GPU with 78 GB      Qwen2.5-3B, TinyZero's showpiece
+#
+# `bash run.sh mini --help` lists every knob. What it needs is installed into .venv, once, unless the python at hand has it.
+# TORCH=cpu or TORCH=cuda chooses torch's build; without it Linux machines with an NVIDIA GPU get CUDA's.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -50,7 +58,7 @@ prepare() {
         if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then build=cpu; fi
     fi
     torch="$(grep '^torch==' "$here/requirements.txt")"
-    if [ "$build" = cpu ] && ! "$python" -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null; then
+    if [ "$build" = cpu ] && ! "$python" -c "import importlib.metadata as m; assert m.version('torch').startswith('${torch#torch==}')" 2>/dev/null; then
         "$python" -m pip install -q --no-deps --retries 1 --timeout 20 \
             --index-url https://download.pytorch.org/whl/cpu "$torch" >/dev/null 2>&1 ||
             echo "torch's CPU build could not be had; taking the default one, which may bring CUDA's libraries along"
@@ -61,8 +69,11 @@ prepare() {
 
 case "${1:-}" in
 -h | --help | help)
-    sed -n '2,5s/^#[ ]\{0,1\}//p' "$here/run.sh"
-    prepare "$here/requirements.txt" && exec "$python" "$here/tinyr1.py" --help
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$here/run.sh"
+    ;;
+eval)
+    prepare "$here/requirements.txt"
+    exec "$python" "$here/tinyr1.py" "$@"
     ;;
 test)
     shift

@@ -22,21 +22,23 @@ class UserError(Exception):
 
 
 def environment() -> dict:
-    git = subprocess.run(
-        ["git", "-C", HERE, "rev-parse", "--verify", "-q", "HEAD"], capture_output=True, text=True
-    )
+    """Versions, processor and commit that a result depends on."""
+
+    def git(*command):
+        try:
+            result = subprocess.run(["git", "-C", str(HERE), *command], capture_output=True, text=True)
+        except OSError:  # no git
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    return {
+        "python": platform.python_version(), "torch": torch.__version__,
         "transformers": transformers.__version__,
-    }
-    return versions | {
-        "commit": git.stdout.strip() or None,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-    }
+        "commit": git("rev-parse", "--verify", "-q", "HEAD"),
+        "changed": git("status", "--porcelain", "--untracked-files=no", "--", "*.py"),
+        "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+    }  # fmt: skip
 
 
 def write_atomically(path: Path, write) -> None:
@@ -66,11 +68,20 @@ class Run:
     """runs/<name>/: config.json, metrics.jsonl, samples.jsonl, checkpoint/, final/, plots/, summary.json."""
 
     def __init__(self, cfg):
+        """Checks only; `begin` writes. Errors: UserError if the folder is taken or cannot be written."""
         self.path = Path(cfg.out) / cfg.name
         self.checkpoint = self.path / "checkpoint" / "state.pt"
-        self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
         try:
+            taken = self.path.exists() and any(self.path.iterdir())
+            ours = taken and (self.path / "metrics.jsonl").exists() or (self.path / "checkpoint").is_dir()
+            if taken and not ours:
+                raise UserError(
+                    f"{self.path} is a folder with other things in it. Give another --name or --out."
+                )
+            self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            (self.path / ".writable").touch()
+            (self.path / ".writable").unlink()
         except OSError as error:
             raise UserError(
                 f"Cannot write the run folder {self.path}: {error}. Choose another place with --out FOLDER."
@@ -118,10 +129,23 @@ class Run:
     def log(self, file: str, rows: list[dict]) -> None:
         try:
             with open(self.path / file, "a") as f:
-                f.write("".join(json.dumps(row) + "\n" for row in rows))
+                f.write("".join(json.dumps(row, default=str) + "\n" for row in rows))
+                f.flush()
+                os.fsync(f.fileno())  # a checkpoint relies on what stands here
         except OSError as error:
             raise UserError(
                 f"Could not write {self.path / file}: {error}. Make room and run the same command to resume."
+            ) from error
+
+    def export(self, model, tokenizer) -> None:
+        """final/: the model in Hugging Face format. Errors: UserError, the checkpoint stays."""
+        try:
+            model.save_pretrained(self.path / "final")
+            tokenizer.save_pretrained(self.path / "final")
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"Could not write {self.path / 'final'}: {error}. The checkpoint is whole: make room and run "
+                "the same command."
             ) from error
 
     def rows(self, file: str) -> list[dict]:
@@ -142,6 +166,8 @@ class Run:
             try:
                 state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
                 state["model"], state["optimizer"], state["step"], state["sizes"]
+                if any((self.path / f).stat().st_size < size for f, size in state["sizes"].items() if size):
+                    raise ValueError("the logs are shorter than when it was written")
             except Exception as error:
                 raise UserError(
                     f"The checkpoint {self.checkpoint} cannot be read ({type(error).__name__}): it is "

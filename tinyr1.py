@@ -20,13 +20,16 @@ import argparse
 import collections
 import contextlib
 import difflib
+import inspect
 import itertools
 import json
 import math
+import numbers
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -39,7 +42,7 @@ from transformers import HfArgumentParser
 import rollout
 import tasks
 from models import load_model, pick_device, pick_precision, stop_ids
-from plots.summary import side_by_side, table
+from plots.summary import show, table
 from runfolder import HERE, Run, UserError, environment, write_atomically, write_json
 
 # ---------------------------------------------------------------- configuration
@@ -64,9 +67,7 @@ class Config:
     group: int = knob(16, "G, samples a prompt")
     max_new_tokens: int = knob(384, "cap on the tokens of a response")
     temperature: float = knob(1.0, "of training and evaluation samples")
-    top_p: float = knob(
-        1.0, "nucleus of training samples; log-probabilities are those of the whole distribution"
-    )
+    top_p: float = knob(1.0, "nucleus of all samples; log-probabilities are those of the whole distribution")
     # the algorithm: a name sets defaults, every knob can be overridden
     algo: str = knob("grpo", "sets the defaults of the knobs of its row in ALGORITHMS", ["grpo", "drgrpo"])
     adv: str = knob("zscore", "advantage from the rewards of a group", ["zscore", "centred"])
@@ -141,12 +142,12 @@ PRESETS = {
     "1.5b": dict(TINYZERO, model="Qwen/Qwen2.5-1.5B"),
     "3b": dict(TINYZERO, model="Qwen/Qwen2.5-3B"),
 }
-NEEDS = {  # GB of GPU memory (fp32 weights, gradients and Adam take 16 bytes a parameter), and what to expect
-    "mini": (0, "two processor cores, no GPU, no download, ten minutes: the phenomenon itself"),
-    "0.5b": (22, "TinyZero's smallest: it learns the format and to guess, hardly to search"),
-    "1.5b": (44, "searches and checks itself after some hours"),
-    "3b": (78, "TinyZero's showpiece"),
-}
+GPU_GB = {
+    "mini": 0,
+    "0.5b": 22,
+    "1.5b": 44,
+    "3b": 78,
+}  # fp32 weights, gradients, Adam, reference; activations
 
 
 class Parser(HfArgumentParser):
@@ -177,7 +178,9 @@ def parse(command: str, argv: list[str]) -> tuple[Config, str]:
             f"Unknown preset {known.preset!r}.{f' Did you mean {near[0]}?' if near else ''} "
             f"There are: {', '.join(PRESETS)}."
         )
-    algo = known.algo if "--algo" in " ".join(argv) else preset.get("algo", Config.algo)
+    if "--task" in argv and known.task != preset.get("task", Config.task):
+        preset.pop("task_args", None)  # they are another task's
+    algo = known.algo if "--algo" in argv else preset.get("algo", Config.algo)
     row = dict(ALGORITHMS[algo]) if known.preset or command == "train" else {}
     parser.set_defaults(**row | preset)
     args, unknown = parser.parse_known_args(argv)
@@ -189,11 +192,11 @@ def parse(command: str, argv: list[str]) -> tuple[Config, str]:
             f"`python tinyr1.py {command} --help` lists them all."
         )
     cfg = Config(**{f.name: getattr(args, f.name) for f in fields(Config)})
-    merged = dict(
-        option.split("=", 1) if "=" in option else (option, "")
-        for option in [*preset.get("task_args", []), *cfg.task_args]
-    )
-    cfg.task_args = [f"{k}={v}" for k, v in merged.items()]  # options of the preset stay unless named again
+    if bad := [option for option in cfg.task_args if "=" not in option]:
+        raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
+    merged = dict(option.split("=", 1) for option in [*preset.get("task_args", []), *cfg.task_args])
+    # options of the preset stay unless they are named again; `name=` takes one away
+    cfg.task_args = [f"{k}={v}" for k, v in merged.items() if v]
     changed = {
         k: v
         for k, v in vars(cfg).items()
@@ -202,7 +205,9 @@ def parse(command: str, argv: list[str]) -> tuple[Config, str]:
     cfg.name = cfg.name or "-".join(
         [known.preset or Path(cfg.task).stem, *(f"{k}_{short(v)}" for k, v in changed.items())]
     )
-    validate(cfg)
+    if len(cfg.name) > 100:  # a folder's name has a limit
+        cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
+    validate(cfg, command)
     return cfg, known.preset or ""
 
 
@@ -210,8 +215,8 @@ def run_config(folder: Path) -> dict:
     """The knobs of a finished run, with its trained model, as defaults for `eval`."""
     try:
         saved = json.loads((folder / "config.json").read_text())
-        knobs = {f.name: saved["config"][f.name] for f in fields(Config)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        knobs = {f.name: saved["config"].get(f.name, default(f.name)) for f in fields(Config)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder} is neither a preset ({', '.join(PRESETS)}) nor a run folder: "
             f"{type(error).__name__}: {error}."
@@ -220,7 +225,12 @@ def run_config(folder: Path) -> dict:
         raise UserError(
             f"The run {folder} has not finished: it has no folder final/. Run it again to go on with it."
         )
-    return knobs | {"model": str(folder / "final"), "name": folder.name}
+    here = {
+        "model": str(folder / "final"),
+        "name": folder.resolve().name,
+        "out": str(folder.resolve().parent),
+    }
+    return knobs | here | {"device": "auto", "precision": "auto"}
 
 
 def default(name: str):
@@ -234,16 +244,32 @@ def short(value) -> str:
     return "".join(c if c.isalnum() or c in "._=+-" else "_" for c in Path(text).name)[:60]
 
 
-def validate(cfg: Config) -> None:
-    counts = "prompts group max_new_tokens epochs minibatches steps micro_tokens eval_problems eval_samples"
-    for name in [*counts.split(), "save_every", "bad_steps"]:
-        if getattr(cfg, name) < 1:
-            raise UserError(f"--{name} {getattr(cfg, name)} must be at least 1.")
-    for name in "temperature lr grad_clip".split():
-        if not getattr(cfg, name) > 0:
-            raise UserError(f"--{name} {getattr(cfg, name)} must be greater than 0.")
-    if not 0 < cfg.top_p <= 1:
-        raise UserError(f"--top_p {cfg.top_p} must lie in (0, 1].")
+RANGES = {  # knob -> smallest and largest value; what is not here has its own check or none
+    **dict.fromkeys("prompts group max_new_tokens epochs minibatches steps micro_tokens".split(), (1, 10**9)),
+    **dict.fromkeys("eval_problems eval_samples save_every bad_steps overlong_buffer".split(), (1, 10**9)),
+    **dict.fromkeys("warmup probe_every probe_problems keep_samples kl weight_decay".split(), (0, 10**9)),
+    **dict.fromkeys("lr grad_clip top_p".split(), (1e-12, 10**9)),
+    "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
+}  # fmt: skip
+
+
+def validate(cfg: Config, command: str) -> None:
+    """UserError for a value that is out of range or does not go with the others."""
+    for name, (low, high) in RANGES.items():
+        if not low <= getattr(cfg, name) <= high:  # also refuses NaN
+            raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
+    if cfg.overlong == "penalise" and cfg.overlong_buffer > cfg.max_new_tokens:
+        raise UserError(
+            f"--overlong_buffer {cfg.overlong_buffer} must not exceed --max_new_tokens {cfg.max_new_tokens}."
+        )
+    if cfg.probe_every and not cfg.probe_problems:
+        raise UserError(
+            "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluations."
+        )
+    if command == "train" and cfg.temperature == 0:
+        raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
+    if cfg.top_p > 1:
+        raise UserError(f"--top_p {cfg.top_p} must not exceed 1.")
     if cfg.group == 1:
         raise UserError(
             "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
@@ -252,8 +278,6 @@ def validate(cfg: Config) -> None:
         raise UserError(
             f"--minibatches {cfg.minibatches} must divide prompts*group = {cfg.prompts * cfg.group}."
         )
-    if bad := [o for o in cfg.task_args if "=" not in o or o.endswith("=")]:
-        raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
 
 
 # ---------------------------------------------------------------- problems
@@ -273,9 +297,18 @@ def problems(task, split: str, cfg: Config, tokenizer):
     tasks.TaskError.
     """
     options = dict(o.split("=", 1) for o in cfg.task_args)
+    takes = [*inspect.signature(task.examples).parameters, *getattr(task, "OPTIONS", ())]
+    if "seed" in takes:  # the run's seed also draws the training problems
+        options.setdefault("seed", cfg.seed)
     while True:
         count = 0
-        for example in task.examples(split, **options):
+        try:
+            examples = task.examples(split, **options)
+        except TypeError as error:
+            raise UserError(
+                f"The task {cfg.task} does not take the options {cfg.task_args}: {error}."
+            ) from error
+        for example in examples:
             prompt = tasks.render(cfg.template, task.question(example), tokenizer)
             yield Problem(
                 example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids
@@ -411,22 +444,16 @@ def sampling_dtype(model, cfg: Config) -> torch.dtype:
 
 
 def score(task, batch: list[Problem], texts: list[str], G: int) -> list[dict]:
-    """The task's verdict on each text. A verifier that raises is counted in `verifier_error` and rewards
-    0.
-    """
+    """The task's verdict on each text. A verifier that fails is counted in `verifier_error` and rewards 0."""
     results = []
     for i, text in enumerate(texts):
         try:
-            results.append({"verifier_error": 0.0, **task.reward(text, batch[i // G].example)})
+            result = task.reward(text, batch[i // G].example)
+            checked = {"reward": float(result["reward"]), "correct": bool(result["correct"])}
+            results.append({"verifier_error": 0.0, **result, **checked})
         except Exception as error:
-            results.append(
-                {
-                    "reward": 0.0,
-                    "correct": False,
-                    "verifier_error": 1.0,
-                    "error": f"{type(error).__name__}: {error}",
-                }
-            )
+            message = f"{type(error).__name__}: {error}"
+            results.append({"verifier_error": 1.0, "reward": 0.0, "correct": False, "error": message})
     return results
 
 
@@ -435,9 +462,9 @@ def summarise(results: list[dict], roll: rollout.Rollout) -> dict:
     outcome.
     """
     length, finished = roll.length.float().cpu(), roll.finished.cpu()
-    correct = torch.tensor([bool(r["correct"]) for r in results])
+    correct = torch.tensor([r["correct"] for r in results])
     keys = dict.fromkeys(
-        k for r in results for k, v in r.items() if isinstance(v, (int, float)) and k != "correct"
+        k for r in results for k, v in r.items() if isinstance(v, numbers.Number) and k != "correct"
     )
     m = {k: float(np.mean([r[k] for r in results if k in r])) for k in keys}
     m |= {
@@ -463,61 +490,54 @@ def micro_batches(rows: torch.Tensor, total: torch.Tensor, budget: int):
         rows = rows[max(1, budget // width) :]
 
 
-def update(model, ref, optimizer, roll: rollout.Rollout, adv, keep, cfg: Config, step: int) -> dict:
-    """`epochs` x `minibatches` optimizer steps on the rows of a rollout; adv (N,) a sequence, keep (N,).
-    Returns metrics.
+def update(model, ref, optimizer, roll: rollout.Rollout, adv, keep, counted, cfg: Config, step: int) -> dict:
+    """`epochs` x `minibatches` optimizer steps on the rows of a rollout. All (N,): adv, keep (False: the
+    row's tokens get no loss), counted (False: the row is left out of the batch and its means). Gives metrics.
 
-    Rows whose advantage is 0 have no gradient without a KL penalty: they count in every mean but are not
-    computed. A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
+    Rows whose advantage is 0 have no gradient without a KL penalty: they count in the loss's means but are
+    not computed, so entropy, clip_frac, kl and rollout_kl are means over the tokens of the other rows.
+    A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
     """
     mask_all, total = roll.mask, roll.prompt_len + roll.length
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
-    order = torch.randperm(
-        len(adv), generator=torch.Generator().manual_seed(hash((cfg.seed, step)) % 2**31)
-    ).to(adv.device)
+    shuffle = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+    batch = torch.nonzero(counted)[:, 0]
 
-    def logp_of(network, rows, width, mask):
+    def score_rows(network, rows, width):
         with autocast:
-            return token_logp(network, roll.ids[rows, :width], mask, cfg.temperature)
+            return token_logp(network, roll.ids[rows, :width], mask_all[rows, : width - 1], cfg.temperature)
 
     def stored(network):  # (N,T) log-probabilities under fixed weights
         out = torch.zeros_like(roll.logp)
         with torch.no_grad():
-            for rows, width in micro_batches(
-                torch.arange(len(adv), device=adv.device), total, cfg.micro_tokens
-            ):
-                out[rows, : width - 1] = logp_of(network, rows, width, mask_all[rows, : width - 1])[0].to(
-                    out.dtype
-                )
+            for rows, width in micro_batches(batch, total, cfg.micro_tokens):
+                out[rows, : width - 1] = score_rows(network, rows, width)[0].to(out.dtype)
         return out
 
+    model.train()
     ref_logp = stored(ref) if ref is not None else None
     many = cfg.epochs * cfg.minibatches > 1
     old_logp = stored(model) if many else None
-    model.train()
+    orders = (
+        batch[torch.randperm(len(batch), generator=shuffle).to(batch.device)] for _ in range(cfg.epochs)
+    )
     sums, count, norms, losses, skipped = {}, 0, [], [], 0
-    for part in itertools.chain.from_iterable(order.chunk(cfg.minibatches) for _ in range(cfg.epochs)):
-        if cfg.drop_dead:
-            part = part[adv[part] != 0]
-        if not len(part):
-            continue
-        weight = WEIGHTS[cfg.weight]((mask_all[part] & keep[part, None]).float(), cfg.max_new_tokens)  # (n,T)
-        of_row = {row: i for i, row in enumerate(part.tolist())}
-        live = part if cfg.kl else part[adv[part] != 0]
-        loss_sum = 0.0
+    for part in (part for order in orders for part in order.chunk(cfg.minibatches)):
+        weight = torch.zeros_like(roll.logp)  # (N,T)
+        weight[part] = WEIGHTS[cfg.weight]((mask_all[part] & keep[part, None]).float(), cfg.max_new_tokens)
+        live, loss_sum = part if cfg.kl else part[adv[part] != 0], 0.0
         for rows, width in micro_batches(live, total, cfg.micro_tokens):
-            mask = mask_all[rows, : width - 1]  # (n,T)
-            logp, entropy = logp_of(model, rows, width, mask)
-            old = old_logp[rows, : width - 1] if many else logp.detach()
-            w = weight[[of_row[row] for row in rows.tolist()], : width - 1]
-            reference = ref_logp[rows, : width - 1] if ref is not None else None
-            loss, parts = policy_loss(logp, old, adv[rows, None], w, cfg, reference)
+            at = (rows, slice(width - 1))  # (n,T) of the (N,T) tensors
+            logp, entropy = score_rows(model, rows, width)
+            old = old_logp[at] if many else logp.detach()
+            reference = ref_logp[at] if ref is not None else None
+            loss, parts = policy_loss(logp, old, adv[rows, None], weight[at], cfg, reference)
             loss.backward()
             loss_sum += loss.item()
-            gap = (roll.logp[rows, : width - 1] - logp.detach()) * mask
-            for name, x in (parts | {"entropy": entropy, "rollout_kl": gap}).items():
-                sums[name] = sums.get(name, 0.0) + (x.detach() * mask).sum().item()
-            count += int(mask.sum())
+            parts |= {"entropy": entropy, "rollout_kl": roll.logp[at] - old}
+            for name, x in parts.items():
+                sums[name] = sums.get(name, 0.0) + (x.detach() * mask_all[at]).sum().item()
+            count += int(mask_all[at].sum())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip).item()
         if math.isfinite(norm) and math.isfinite(loss_sum):
             optimizer.step()
@@ -554,8 +574,8 @@ def majority(answers: list, correct: list[bool]) -> float:
     votes = {}
     for answer, right in zip(answers, correct):
         if answer is not None:
-            n, ok = votes.get(answer, (0, False))
-            votes[answer] = (n + 1, ok or right)
+            n, ok = votes.get(str(answer), (0, False))
+            votes[str(answer)] = (n + 1, ok or right)
     top = [ok for n, ok in votes.values() if n == max(n for n, _ in votes.values())]
     return sum(top) / len(top) if top else 0.0
 
@@ -573,17 +593,15 @@ def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, s
     roll, texts = collect(model, tokenizer, held, k, cfg, seed)
     results = score(task, held, texts, k)
     metrics = summarise(results, roll)
-    right = np.array([bool(r["correct"]) for r in results]).reshape(len(held), k)
+    right = np.array([r["correct"] for r in results]).reshape(len(held), k)
     answers = [r.get("answer", tasks.extract_answer(t)) for r, t in zip(results, texts)]
     metrics["accuracy_ci"] = interval(right.mean(1))
     metrics["n"] = right.size
     metrics["problems"] = len(held)
-    if k > 1:
-        for j in sorted({2**i for i in range(1, k.bit_length())} | {k}):
-            if j <= k:
-                metrics[f"pass@{j}"] = float(np.mean([pass_at_k(k, int(c), j) for c in right.sum(1)]))
-        votes = [majority(answers[i * k : (i + 1) * k], right[i].tolist()) for i in range(len(held))]
-        metrics[f"cons@{k}"] = float(np.mean(votes))
+    for j in sorted({2**i for i in range(k.bit_length())} | {k}):
+        metrics[f"pass@{j}"] = float(np.mean([pass_at_k(k, int(c), j) for c in right.sum(1)]))
+    votes = [majority(answers[i * k : (i + 1) * k], right[i].tolist()) for i in range(len(held))]
+    metrics[f"cons@{k}"] = float(np.mean(votes))
     return metrics, sample_records(held, texts, results, roll, k)
 
 
@@ -625,6 +643,10 @@ class Interrupt:
             signal.signal(s, handler)
 
 
+def again(cfg: Config) -> str:
+    return f"The same command{' without --overwrite' if cfg.overwrite else ''} goes on from it."
+
+
 class Clock(dict):
     """Seconds by phase: `with clock("sample"): ...`."""
 
@@ -641,18 +663,19 @@ def train(cfg: Config) -> dict | None:
     Returns the summary, None if interrupted.
     """
     clock, started = Clock(), time.perf_counter()
+    task, run = tasks.load(cfg.task), Run(cfg)  # a run that is resumed keeps its device and precision
     device = pick_device(cfg.device)
-    task = tasks.load(cfg.task)
-    run = Run(cfg)
+    torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     with clock("load"):
-        model, tokenizer = load_model(cfg.model, device)
-        ref = load_model(cfg.model, device)[0].requires_grad_(False) if cfg.kl else None
+        model, tokenizer = load_model(cfg.model, device, 22 if cfg.kl else 16)
+        ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if cfg.kl else None
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    fused = device.type == "cuda"  # no temporaries as large as the model
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay
+        model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=fused
     )
     step, bad, sampled, state = 0, 0, 0, run.begin(cfg)
     if state:
@@ -660,6 +683,7 @@ def train(cfg: Config) -> dict | None:
         step, bad, sampled, clock = state["step"], state["bad"], state["sampled"], Clock(state["clock"])
         collections.deque(itertools.islice(stream, step * cfg.prompts), maxlen=0)  # the data cursor
         print(f"resuming {run.path} after step {step} of {cfg.steps}")
+    resumed, state = state is not None, None
 
     def checkpoint():
         nonlocal started
@@ -677,7 +701,7 @@ def train(cfg: Config) -> dict | None:
         )
         return records
 
-    if not state:
+    if not resumed:
         print(f"evaluating the base model on {len(held)} held-out problems, {cfg.eval_samples} samples each")
         with clock("eval_base"):
             measure("eval", cfg.eval_problems, cfg.eval_samples)
@@ -696,14 +720,17 @@ def train(cfg: Config) -> dict | None:
             reward = torch.tensor([r["reward"] for r in results], dtype=torch.float32, device=device)  # (N,)
             reward, keep = overlong(cfg, reward, roll.length, roll.finished)
             reward = reward.view(cfg.prompts, cfg.group)  # (B,G)
-            adv = ADVANTAGE[cfg.adv](reward).flatten()  # (N,)
+            # equal rewards carry no signal, though rounding could make their mean differ from them
+            dead = (reward == reward[:, :1]).all(1, keepdim=True).expand_as(reward)  # (B,G)
+            adv = ADVANTAGE[cfg.adv](reward).masked_fill(dead, 0.0).flatten()  # (N,)
+            counted = ~dead.flatten() if cfg.drop_dead else torch.ones_like(keep)  # (N,)
             with clock("update"):
-                metrics = update(model, ref, optimizer, roll, adv, keep, cfg, step)
+                metrics = update(model, ref, optimizer, roll, adv, keep, counted, cfg, step)
 
             step, sampled = step + 1, sampled + int(roll.length.sum())
             row = {"step": step, **summarise(results, roll), **metrics, "lr": lr_at(step - 1, cfg)}
-            row |= {"reward": reward.mean().item(), "reward_std": reward.std(1).mean().item()}
-            row |= {"dead_groups": (reward.std(1) == 0).float().mean().item(), "sampled_tokens": sampled}
+            row |= {"reward_shaped": reward.mean().item(), "reward_std": reward.std(1).mean().item()}
+            row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": sampled}
             row |= {f"time/{p}": clock[p] - spent.get(p, 0.0) for p in ("sample", "score", "update")}
             records = sample_records(batch, texts, results, roll, cfg.group)
             random = np.random.default_rng((cfg.seed, step))
@@ -719,15 +746,16 @@ def train(cfg: Config) -> dict | None:
             bad = bad + 1 if metrics["skipped"] else 0
             if bad >= cfg.bad_steps:
                 checkpoint()
+                run.export(model, tokenizer)
                 raise UserError(
                     f"The gradient was NaN or infinite in {bad} steps in a row, so training stopped at step "
-                    f"{step}. The weights are still good: they are in {run.checkpoint}. Lower --lr, or try "
-                    "--precision fp32, under another --name."
+                    f"{step}. The weights are still good: they are in {run.path / 'final'}. Lower --lr, or "
+                    "try --precision fp32, under another --name."
                 )
             if cfg.probe_every and step % cfg.probe_every == 0 and step < cfg.steps:
                 with clock("probe"):
                     measure("probe", cfg.probe_problems, 1)
-            if step % cfg.save_every == 0 or step == cfg.steps or interrupt.asked:
+            if step % cfg.save_every == 0 or step == cfg.steps:
                 with clock("save"):
                     checkpoint()
             bar.update()
@@ -736,12 +764,13 @@ def train(cfg: Config) -> dict | None:
             )
     bar.close()
     if step < cfg.steps:
-        print(f"Stopped after step {step} of {cfg.steps}; the checkpoint is whole. The same command goes on.")
+        checkpoint()
+        print(f"Stopped after step {step} of {cfg.steps}; the checkpoint is whole. {again(cfg)}")
         return None
     print("evaluating the trained model on the same problems")
     with clock("eval_trained"):
         trained = measure("eval", cfg.eval_problems, cfg.eval_samples)
-    model.save_pretrained(run.path / "final"), tokenizer.save_pretrained(run.path / "final")
+    run.export(model, tokenizer)
     clock["total"] += time.perf_counter() - started
     return finish(run, cfg, clock, trained)
 
@@ -765,7 +794,8 @@ def finish(run: Run, cfg: Config, clock: dict, trained: list[dict]) -> dict:
     summary = {"base": base, "trained": after, "steps": cfg.steps}
     if after.get("attempts") is not None:
         record = (HERE / "minibase" if cfg.model == "minibase" else Path(cfg.model)) / "record.json"
-        summary["longest"] = {"trained": {k: max(r[k] for r in trained) for k in ("attempts", "tokens")}}
+        longest = {k: max(r.get(k, 0) for r in trained) for k in ("attempts", "tokens")}
+        summary["longest"] = {"trained": longest}
         if record.exists():
             summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
     draw = time.perf_counter()
@@ -775,11 +805,7 @@ def finish(run: Run, cfg: Config, clock: dict, trained: list[dict]) -> dict:
     clock |= {"plots": time.perf_counter() - draw, "total": clock["total"] + time.perf_counter() - draw}
     summary["seconds"] = {k: round(v, 2) for k, v in clock.items()}
     write_json(run.path / "summary.json", summary)
-    print("\n" + table(base, after))
-    samples = run.rows("samples.jsonl")
-    side_by_side(
-        [s for s in samples if s["split"] == "test" and s["step"] == 0], trained[:: cfg.eval_samples]
-    )
+    show(run.path)
     print(
         f"{cfg.steps} steps in {clock['total'] / 60:.1f} minutes. Run folder: {run.path}; "
         f"the trained model: {run.path / 'final'}"
@@ -800,14 +826,14 @@ def run_eval(cfg: Config) -> dict:
     device = pick_device(cfg.device)
     task = tasks.load(cfg.task)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
-    model, tokenizer = load_model(cfg.model, device)
+    model, tokenizer = load_model(cfg.model, device, 6)
     held = held_out(task, cfg, tokenizer)
     folder = Path(cfg.out) / f"eval-{cfg.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place with --out FOLDER.") from error
-    metrics, records = evaluate(model, tokenizer, task, held, cfg.eval_samples, cfg, seed=cfg.seed)
+    metrics, records = evaluate(model, tokenizer, task, held, cfg.eval_samples, cfg)
     write_json(
         folder / "eval.json", {"config": asdict(cfg), "metrics": metrics, "environment": environment()}
     )
@@ -821,22 +847,17 @@ def run_eval(cfg: Config) -> dict:
 
 
 def usage() -> str:
-    lines = [
-        f"  {name:6} {f'{gb} GB of GPU memory' if gb else 'no GPU':22} {what}"
-        for name, (gb, what) in NEEDS.items()
-    ]
-    return "\n".join(
-        ["bash run.sh [preset] [--knob value ...]   train (mini if none is given); resumes a stopped run",
-         "bash run.sh test                          run the tests",
-         "python tinyr1.py train --help             every knob",
-         "python tinyr1.py eval RUN|--model ...     evaluate", "", "presets and what they need:", *lines]
-    )  # fmt: skip
+    """The head of run.sh, where the presets and their needs are described."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), (HERE / "run.sh").read_text().splitlines()[1:]
+    )
+    return "\n".join(line[2:] for line in lines)
 
 
 def larger_preset() -> str:
     """One line: the largest preset that this machine's GPU could hold."""
     free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else 0
-    fits = [name for name, (gb, _) in NEEDS.items() if 0 < gb <= free]
+    fits = [name for name, gb in GPU_GB.items() if 0 < gb <= free]
     if fits:
         return f"This machine's GPU could also run: bash run.sh {fits[-1]}"
     return "No GPU that holds a larger preset was found; bash run.sh --help says what each needs."
@@ -861,11 +882,12 @@ def main(argv: list[str]) -> int:
     except (UserError, tasks.TaskError) as error:
         print(f"tinyr1: {error}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as error:
+        advice = "Lower --micro_tokens, give --gradient_checkpointing True, or choose a smaller model"
+        print(f"tinyr1: out of GPU memory ({str(error).split('.')[0]}). {advice}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(
-            "\ntinyr1: stopped. The last checkpoint, if any, is whole; the same command goes on from it.",
-            file=sys.stderr,
-        )
+        print("\ntinyr1: stopped. The last checkpoint, if there is one, is whole.", file=sys.stderr)
         return 130
 
 

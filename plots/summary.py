@@ -67,7 +67,7 @@ def show(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     held = [s for s in samples if s["split"] == "test"]
-    print(table(summary["base"], summary["trained"]))
+    print("\n" + table(summary["base"], summary["trained"]))
     side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])
 
 

@@ -216,7 +216,9 @@ def solve(nums, target):
 
 
 def reward(completion, example):
-    """{"reward", "correct", "answered", and what `behaviours` finds}, for any text and without an exception.
+    """{"reward", "correct", "answered", "answer", what `behaviours` finds}, for any text, without an exception.
+
+    "answer" is the value that the expression has, so that a majority vote counts 8*(5-3) and (5-3)*8 together.
 
     As in TinyZero, whatever stands between the answer tags earns the middle reward, be it an equation or not.
     """
@@ -224,7 +226,9 @@ def reward(completion, example):
     right, wrong, none = REWARDS[example.get("reward", OPTIONS["reward"])]
     answer = extract_answer(completion)
     correct = answer is not None and verify(answer, example["nums"], example["target"])
+    value = evaluate(answer.translate(TYPOGRAPHIC)) if answer and len(answer) <= MAX_ANSWER else None
     return {
+        "answer": str(value[0]) if value and sorted(value[1]) == sorted(example["nums"]) else answer,
         "reward": right if correct else none if answer is None else wrong,
         "correct": correct,
         "answered": float(answer is not None),

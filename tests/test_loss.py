@@ -127,7 +127,8 @@ def gradient(cfg, extra=0, order=None, epochs_model=None):
         adv, keep = adv[order], keep[order]
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    metrics = tinyr1.update(model, ref, optimizer, roll, adv, keep, cfg, step=0)
+    counted = (adv != 0) | torch.tensor(not cfg.drop_dead)
+    metrics = tinyr1.update(model, ref, optimizer, roll, adv, keep, counted, cfg, step=0)
     return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, model.parameters())]), metrics
 
 
@@ -184,7 +185,8 @@ def test_nan_never_reaches_the_weights():
     before = copy.deepcopy(model.state_dict())
     adv = torch.tensor([1.0, -1, float("nan"), 1, 1, -1, 1, 1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    metrics = tinyr1.update(model, None, optimizer, roll, adv, torch.ones(8, dtype=torch.bool), cfg, 0)
+    every = torch.ones(8, dtype=torch.bool)
+    metrics = tinyr1.update(model, None, optimizer, roll, adv, every, every, cfg, 0)
     assert metrics["skipped"] == 1 and not optimizer.state
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 

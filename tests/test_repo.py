@@ -63,7 +63,7 @@ def test_the_readmes_task_works(tmp_path):
 
 
 def test_presets_and_help_agree(capsys):
-    assert set(tinyr1.PRESETS) == set(tinyr1.NEEDS)
+    assert set(tinyr1.PRESETS) == set(tinyr1.GPU_GB)
     assert tinyr1.main(["--help"]) == 0
     output = capsys.readouterr().out
     assert all(name in output for name in tinyr1.PRESETS)

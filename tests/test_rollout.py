@@ -118,6 +118,10 @@ def test_streams_are_independent_of_each_other():
     p, s = (x.flatten() for x in torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"))
     keys = rollout.stream(7, p, s)
     assert len(keys.unique()) == 64 * 64
+    zero = torch.zeros(1, dtype=torch.long)
+    assert (
+        rollout.uniform(rollout.stream(0, zero, zero), zero) > 0
+    )  # the first sample of seed 0 is like any other
     u = torch.stack([rollout.uniform(keys, torch.full_like(keys, t)) for t in range(32)])  # (32,4096)
     corr = torch.corrcoef(u)
     assert (corr - torch.eye(32)).abs().max() < 0.08
