@@ -55,8 +55,8 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
     free, needed = torch.cuda.mem_get_info(device)[0], count * bytes_per_parameter
     if needed > free:
         raise UserError(
-            f"{source} has {count / 1e9:.2f} B parameters and needs about {needed / 1e9:.0f} GB before "
-            f"activations; {free / 1e9:.0f} GB of this GPU are free. Choose a smaller model (bash run.sh --help)."
+            f"{source} has {count / 1e9:.2f} B parameters and needs {needed / 1e9:.0f} GB "
+            f"before activations; {free / 1e9:.0f} GB of this GPU are free. Choose a smaller model."
         )
 
 

@@ -216,22 +216,22 @@ def solve(nums, target):
 
 
 def reward(completion, example):
-    """{"reward", "correct", "answered", "answer", what `behaviours` finds}, for any text, without an exception.
+    """{"reward", "correct", "answered", "answer", what `behaviours` finds} of any text, without an exception.
 
-    "answer" is the value that the expression has, so that a majority vote counts 8*(5-3) and (5-3)*8 together.
-
+    "answer" is for a majority vote: 8*(5-3) and (5-3)*8 are the same answer, = 16.
     As in TinyZero, whatever stands between the answer tags earns the middle reward, be it an equation or not.
     """
     completion = completion if isinstance(completion, str) else ""
     right, wrong, none = REWARDS[example.get("reward", OPTIONS["reward"])]
-    answer = extract_answer(completion)
-    correct = answer is not None and verify(answer, example["nums"], example["target"])
-    value = evaluate(answer.translate(TYPOGRAPHIC)) if answer and len(answer) <= MAX_ANSWER else None
+    answer, nums, target = extract_answer(completion), example["nums"], example["target"]
+    correct = answer is not None and verify(answer, nums, target)
+    found = evaluate(answer.translate(TYPOGRAPHIC)) if answer and len(answer) <= MAX_LENGTH else None
+    same = correct or found and sorted(found[1]) == sorted(nums)
     return {
-        "answer": str(value[0]) if value and sorted(value[1]) == sorted(example["nums"]) else answer,
         "reward": right if correct else none if answer is None else wrong,
         "correct": correct,
         "answered": float(answer is not None),
+        "answer": f"= {target if correct else found[0]}" if same else answer,
         **behaviours(completion, example),
     }
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 CASES = json.loads((ROOT / "tests/fixtures/countdown_answers.json").read_text(encoding="utf-8"))
 DATA = ROOT.parent / "shared/data"
 KEYS = {
+    "answer",
     "reward", "correct", "answered", "attempts", "checks", "search_share", "attempts_within_search",
     "give_up_share", "verdict_accuracy", "arithmetic_accuracy",
 }  # fmt: skip
@@ -64,7 +65,7 @@ def test_rewards_are_finite_floats_and_no_key_is_unknown():
     for text in ("", "<answer>1</answer>", None, 3, b"<answer>44+19+35</answer>", ["x"], {}):
         result = score(text)
         assert not result["correct"] and set(result) <= KEYS
-        assert all(isinstance(value, (bool, int, float)) for value in result.values())
+        assert all(isinstance(value, (bool, int, float)) for key, value in result.items() if key != "answer")
 
 
 def test_no_text_raises():
@@ -350,3 +351,14 @@ def test_behaviours_are_fast_where_much_is_to_be_read():
     prose = "44 + 19 = 63 and we ought to see whether that is something we can still use for it. " * 300
     for text in (dense, fractions, prose):
         assert fastest(lambda text=text: score(text))[1] < 0.005
+
+
+def test_equivalent_answers_vote_together():
+    example = {"nums": [8, 5, 3], "target": 16}
+
+    def answer(text):
+        return countdown.reward(f"<answer>{text}</answer>", example)["answer"]
+
+    assert answer("8*(5-3)") == answer("(5-3)*8") == answer("8×(5−3) = 16") == answer("8+5+3")
+    assert answer("8*5-3") == answer("5*8-3") != answer("8+5-3")
+    assert answer("16") != answer("8+5+3") and countdown.reward("no", example)["answer"] is None
