@@ -133,6 +133,7 @@ PRESETS = {
         task_args=["numbers=3", "high=13", "wording=short", "reward=binary"],
         kl=0.0,
         lr=4e-4,
+        steps=70,
         schedule="cosine",
         max_new_tokens=512,
         overlong="penalise",
