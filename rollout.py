@@ -11,6 +11,7 @@ Every sample has a random stream of its own, a hash of (seed, prompt index, samp
 same seed gives the same samples whatever the number of slots (up to rounding in the matrix products).
 """
 
+import bisect
 import math
 import os
 from dataclasses import dataclass
@@ -18,9 +19,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-FAST = ("qwen2", "qwen3", "llama")
+from decoder import Decoder, fast_path
+
 BLOCK = 16  # attention reads the cache up to a multiple of it: few distinct shapes
 SHRINK = 0.75  # slots are moved together when fewer than this share is busy
+REFILL = 16  # waiting samples start when one slot in so many is idle
+PREFILL = 2**15  # tokens of the prompts that are prefilled at once, about
+# steps between two looks at what has ended: (on a GPU, with stop strings) -> steps
+CHECK = {(False, False): 1, (False, True): 8, (True, False): 16, (True, True): 16}
 
 
 @dataclass
@@ -35,7 +41,8 @@ class Rollout:
     logp: (
         torch.Tensor
     )  # (N,T) log-probability of the token at the sampling temperature, 0 where mask is False
-    finished: torch.Tensor  # (N,) True if the sample ended with an EOS, False if it was cut at max_new_tokens
+    finished: torch.Tensor  # (N,) True if the sample ended by itself, False if it was cut at max_new_tokens
+    steps: int = 0  # forward passes of decoding that it took
 
     @property
     def mask(self) -> torch.Tensor:
@@ -119,135 +126,6 @@ def sample(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: flo
     return token, logp.gather(-1, token[:, None])[:, 0]
 
 
-# ---------------------------------------------------------------- the fast path: Qwen2, Qwen3, Llama
-
-
-def fast_path(model) -> bool:
-    """Whether `Decoder` reproduces this model exactly."""
-    c = model.config
-    rope = (getattr(c, "rope_parameters", None) or {}).get("rope_type", "default")
-    dense = c.model_type in FAST and c.hidden_act == "silu" and not getattr(c, "use_sliding_window", False)
-    return (
-        dense and rope in ("default", "linear", "llama3", "yarn") and type(model.lm_head) is torch.nn.Linear
-    )
-
-
-class Decoder:
-    """The model's forward pass over a pre-allocated cache, with fused q/k/v and gate/up projections."""
-
-    def __init__(self, model, slots: int, length: int, dtype: torch.dtype):
-        c, self.dtype = model.config, dtype
-        self.heads, self.kv = c.num_attention_heads, c.num_key_value_heads
-        self.dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        self.embed, tied = (
-            model.model.embed_tokens.weight.to(dtype),
-            model.lm_head.weight is model.model.embed_tokens.weight,
-        )
-        self.head = self.embed if tied else model.lm_head.weight.to(dtype)
-        self.device = self.embed.device
-
-        def fused(*linears):
-            bias = torch.cat([x.bias.to(dtype) for x in linears]) if linears[0].bias is not None else None
-            return torch.cat([x.weight.to(dtype) for x in linears]), bias
-
-        def norm(module):
-            return (module.weight.to(dtype), module.variance_epsilon) if module is not None else None
-
-        self.layers = [
-            (
-                norm(x.input_layernorm),
-                fused(x.self_attn.q_proj, x.self_attn.k_proj, x.self_attn.v_proj),
-                norm(getattr(x.self_attn, "q_norm", None)),
-                norm(getattr(x.self_attn, "k_norm", None)),
-                fused(x.self_attn.o_proj),
-                norm(x.post_attention_layernorm),
-                fused(x.mlp.gate_proj, x.mlp.up_proj),
-                fused(x.mlp.down_proj),
-            )
-            for x in model.model.layers
-        ]
-        self.norm = norm(model.model.norm)
-        positions = torch.arange(length, device=self.device)[None]
-        cos, sin = model.model.rotary_emb(torch.zeros(1, dtype=torch.float32, device=self.device), positions)
-        half = self.dim // 2  # rotate_half(x)*sin is x rolled by half, times sin with its first half negated
-        self.cos, self.sin = (
-            cos[0].to(dtype),
-            torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1).to(dtype),
-        )  # (length,dim)
-        shape = (len(self.layers), slots, length, self.kv, self.dim)
-        self.k, self.v = (torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2))
-
-    def rms(self, x, norm):
-        weight, eps = norm
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
-
-    def project(self, x, layer, cos, sin):
-        """q (..., heads, dim), k and v (..., kv, dim) of the input x (..., H), rotated."""
-        norm, qkv, q_norm, k_norm = layer[:4]
-        x = F.linear(self.rms(x, norm), *qkv).view(*x.shape[:-1], self.heads + 2 * self.kv, self.dim)
-        qk, v = x[..., : self.heads + self.kv, :], x[..., self.heads + self.kv :, :]
-        if q_norm:
-            q, k = qk[..., : self.heads, :], qk[..., self.heads :, :]
-            qk = torch.cat((self.rms(q, q_norm), self.rms(k, k_norm)), -2)
-        qk = torch.addcmul(qk * cos, qk.roll(self.dim // 2, -1), sin)
-        return qk[..., : self.heads, :], qk[..., self.heads :, :], v
-
-    def finish_layer(self, x, attended, layer):
-        """Output projection and MLP with their residuals; x and attended (..., H)."""
-        _, _, _, _, out, norm, gate_up, down = layer
-        x = x + F.linear(attended, *out)
-        gate, up = F.linear(self.rms(x, norm), *gate_up).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, *down)
-
-    def prefill(self, prompts: list[list[int]]):
-        """Keys and values (layers,n,P,kv,dim) of right-padded prompts and the logits (n,V) behind their
-        last tokens.
-        """
-        length = torch.tensor([len(p) for p in prompts], device=self.device)
-        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(
-            self.device
-        )  # (n,P)
-        cos, sin = self.cos[: ids.shape[1], None], self.sin[: ids.shape[1], None]  # (P,1,dim)
-        x, keys, values = F.embedding(ids, self.embed), [], []
-        for layer in self.layers:
-            q, k, v = self.project(x, layer, cos, sin)
-            keys.append(k), values.append(v)
-            q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # (n,heads,P,dim)
-            a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv)
-            x = self.finish_layer(x, a.transpose(1, 2).flatten(2), layer)
-        last = x[torch.arange(len(prompts), device=self.device), length - 1]  # (n,H)
-        return torch.stack(keys), torch.stack(values), F.linear(self.rms(last, self.norm), self.head)
-
-    def step(self, token, position, busy: int, width: int):
-        """Logits (busy,V) behind `token` at `position`, both (busy,); attention reads `width` columns."""
-        cos, sin = self.cos[position][:, None], self.sin[position][:, None]  # (busy,1,dim)
-        columns = torch.arange(width, device=self.device)
-        bias = torch.zeros(busy, 1, 1, width, dtype=self.dtype, device=self.device)
-        bias.masked_fill_((columns > position[:, None])[:, None, None], -math.inf)
-        # where this token's key and value go
-        cell = torch.arange(busy, device=self.device) * self.k.shape[2] + position
-        x = F.embedding(token, self.embed)  # (busy,H)
-        for i, layer in enumerate(self.layers):
-            q, k, v = self.project(x, layer, cos, sin)
-            self.k[i].view(-1, self.kv, self.dim).index_copy_(0, cell, k)
-            self.v[i].view(-1, self.kv, self.dim).index_copy_(0, cell, v)
-            k, v = (
-                cache[i, :busy, :width].transpose(1, 2) for cache in (self.k, self.v)
-            )  # (busy,kv,width,dim)
-            # the query heads that share a key-value head stand where a sequence of queries would
-            q = q.view(busy, self.kv, -1, self.dim)
-            a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            x = self.finish_layer(x, a.reshape(busy, -1), layer)
-        return F.linear(self.rms(x, self.norm), self.head)
-
-    def move(self, source: torch.Tensor) -> None:
-        """Put the contents of the slots `source` (ascending) into the slots 0, 1, ..."""
-        n = len(source)
-        for cache in (self.k, self.v):
-            for layer in cache:
-                layer[:n] = layer[source]
-
-
 def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device) -> int:
     """How many key-value caches of `length` tokens fit: a quarter of a CPU's memory (of all of it, so that
     a resumed run samples in the same batches), or 80 % of what is free on a GPU.
@@ -271,106 +149,153 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
     return max(1, int(memory // row))
 
 
-def _decode_fast(model, prompts, G, settle, most, slots, dtype):
-    """Decode G samples of every prompt, `most` tokens at most. settle(rows, logits) chooses and notes a token
-    for each of the samples `rows`, and returns the tokens and which samples go on.
+# ---------------------------------------------------------------- the fast path
+
+
+class Graphs:
+    """Replays step(n, width) as one CUDA graph for each pair, captured at its second use (the first one, run
+    as it is, warms the libraries up). They share one memory pool and live as long as the cache they read.
     """
-    longest = -(-(max(map(len, prompts)) + most) // BLOCK) * BLOCK
-    device, total = model.get_input_embeddings().weight.device, len(prompts) * G
-    slots = min(total, slots or slots_that_fit(model, longest, dtype, device))
+
+    def __init__(self, step):
+        self.step, self.graphs, self.pool = step, {}, torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()  # the default one cannot be captured
+
+    def __call__(self, n: int, width: int) -> None:
+        if (n, width) not in self.graphs:
+            self.graphs[n, width] = None
+            return self.step(n, width)
+        if self.graphs[n, width] is None:
+            graph = self.graphs[n, width] = torch.cuda.CUDAGraph()
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                graph.capture_begin(pool=self.pool)
+                self.step(n, width)
+                graph.capture_end()
+            torch.cuda.current_stream().wait_stream(self.stream)
+        self.graphs[n, width].replay()
+
+
+def _decode_fast(model, prompts, G, settle, stopped, most, slots, dtype, every):
+    """Decode G samples of every prompt, `most` tokens at most, and return the number of steps.
+
+    settle(rows, logits) chooses and notes a token for each of the samples `rows` (n,), and returns the
+    tokens and which samples go on; stopped(rows) says which have come to a stop string. The row N stands for
+    none: an idle slot goes on computing into the void. The host looks what has ended every `every` steps.
+    """
+    cuda = model.device.type == "cuda"
+    block, shrink = (256, 0.5) if cuda else (BLOCK, SHRINK)  # a GPU wants few shapes: each is a graph
+    N, longest = len(prompts) * G, -(-(max(map(len, prompts)) + most) // block) * block
     decoder = Decoder(model, slots, longest, dtype)
-    row = torch.empty(
-        0, dtype=torch.long, device=device
-    )  # (busy,) which sample lives in each slot, -1 for none
-    token, position = row.clone(), row.clone()
-    prompt_len = torch.tensor([len(p) for p in prompts], device=device)
-    started, held = (
+    prompt_len = torch.tensor([len(p) for p in prompts], device=model.device)
+    row = torch.full((slots,), N, device=model.device)  # (slots,) which sample lives in each
+    token, position = torch.zeros_like(row), torch.zeros_like(row)
+    started, held, n, steps = (
         0,
-        None,
-    )  # samples 0..started-1 have begun; held: the prefilled prompt still in use
+        (0, 0),
+        slots,
+        0,
+    )  # held: prompts first..last-1, prefilled, and their prefixes
 
-    while started < total or len(row):
-        if started < total and len(row) < slots:
-            new = torch.arange(started, min(total, started + slots - len(row)), device=device)
-            started += len(new)
-            group = new // G
-            first, last = int(group[0]), int(group[-1])
-            if held is None or held[0] != first:
-                held = (first, *decoder.prefill(prompts[first : last + 1]))
-            elif last > first:
-                more = decoder.prefill(prompts[first + 1 : last + 1])
-                width = max(held[1].shape[2], more[0].shape[2])
-                pad = [F.pad(x, (0, 0, 0, 0, 0, width - x.shape[2])) for x in (*held[1:3], *more[:2])]
-                held = (
-                    first,
-                    torch.cat((pad[0], pad[2]), 1),
-                    torch.cat((pad[1], pad[3]), 1),
-                    torch.cat((held[3], more[2])),
-                )
-            chosen, alive = settle(new, held[3][group - first])
-            new, group, chosen = new[alive], group[alive], chosen[alive]
-            into = slice(len(row), len(row) + len(new))
-            for cache, prefix in ((decoder.k, held[1]), (decoder.v, held[2])):
-                cache[:, into, : prefix.shape[2]] = prefix[:, group - first]
-            row, token, position = (
-                torch.cat((row, new)),
-                torch.cat((token, chosen)),
-                torch.cat((position, prompt_len[group])),
-            )
-            held = (last, *(x[:, last - first :].clone() for x in held[1:3]), held[3][last - first :].clone())
-        if not len(row):
+    def begin(idle):
+        """Start the next samples in the slots `idle`."""
+        nonlocal started, held
+        while len(idle) and started < N:
+            first = started // G
+            if first >= held[1]:
+                last = min(-(-(started + len(idle)) // G), first + max(1, PREFILL // longest))
+                held = (first, last, *decoder.prefill(prompts[first:last]))
+            new = torch.arange(started, min(started + len(idle), held[1] * G), device=model.device)
+            group, started = new // G, started + len(new)
+            chosen, live = settle(new, held[4][group - held[0]])
+            into, new, group, chosen = idle[: len(new)][live], new[live], group[live], chosen[live]
+            decoder.put(into, *(x[:, group - held[0]] for x in held[2:4]))
+            row[into], token[into], position[into] = new, chosen, prompt_len[group]
+            idle = idle[~torch.isin(idle, into)]
+        rest = held[1] - 1 - held[0]  # only the last prompt can have samples that wait
+        held = (held[0] + rest, held[1], *(x[:, rest:].clone() for x in held[2:4]), held[4][rest:].clone())
+
+    def step(n, width):
+        chosen, live = settle(row[:n], decoder.step(token[:n], position[:n], width))
+        token[:n].copy_(chosen)
+        position[:n].add_(1).mul_(live)
+        row[:n].masked_fill_(~live, N)
+
+    run = Graphs(step) if cuda else step
+    while True:
+        if stopped:
+            row[:n].masked_fill_(stopped(row[:n]), N)
+        idle = torch.nonzero(row[:n] == N)[:, 0]
+        if started < N and len(idle) >= min(N - started, max(1, n // REFILL)):
+            begin(idle)
             continue
-        width = min(longest, -(-(int(position.max()) + 1) // BLOCK) * BLOCK)
-        logits = decoder.step(token, position, len(row), width)
-        # a slot whose sample has ended goes on computing into the void until the slots are moved together
-        alive_rows = torch.nonzero(row >= 0)[:, 0]
-        chosen, alive = settle(row[alive_rows], logits[alive_rows])
-        token[alive_rows], position = chosen, (position + 1).clamp_(max=longest - 1)
-        row[alive_rows[~alive]] = -1
-        busy = torch.nonzero(row >= 0)[:, 0]
-        if len(busy) < SHRINK * len(row) or (started < total and len(busy) < len(row)):
-            decoder.move(busy)
-            row, token, position = row[busy], token[busy], position[busy]
+        if len(idle) == n:
+            return steps
+        width = min(longest, -(-(int(position[:n].max()) + every) // block) * block)
+        if started == N and n - len(idle) < shrink * n:
+            n -= len(idle)  # the samples beyond move into the gaps before
+            gaps, beyond = idle[idle < n], n + torch.nonzero(row[n : n + len(idle)] < N)[:, 0]
+            decoder.move(beyond, gaps, width)
+            for x in (row, token, position):
+                x[gaps] = x[beyond]
+            continue
+        for _ in range(every):
+            run(n, width)
+        steps += every
 
 
-# ---------------------------------------------------------------- the generic path: whatever Hugging Face
-# can run
+# ---------------------------------------------------------------- the generic path
 
 
-def _decode_generic(model, prompts, G, settle, most, slots, dtype):
-    """The same with the model's own forward pass and cache; left-padded, a chunk of prompts at a time."""
-    device = model.get_input_embeddings().weight.device
-    slots = slots or slots_that_fit(model, max(map(len, prompts)) + most, dtype, device)
-    per_chunk = max(1, slots // G)
-    for start in range(0, len(prompts), per_chunk):
-        chunk = prompts[start : start + per_chunk]
+def _decode_generic(model, prompts, G, settle, stopped, most, slots, dtype, every):
+    """The same for whatever Hugging Face can run, with the model's own forward pass and cache: left-padded,
+    `slots` samples at a time, of which the ended ones leave.
+    """
+    N, steps = len(prompts) * G, 0
+    for start in range(0, N, slots):
+        rows = torch.arange(start, min(N, start + slots), device=model.device)
+        first = start // G
+        chunk = prompts[first : int(rows[-1]) // G + 1]
         width = max(map(len, chunk))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in chunk], device=device)  # (n,P)
-        attend = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chunk], device=device)
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in chunk], device=model.device)  # (m,P)
+        attend = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chunk], device=model.device)
         position = (attend.cumsum(-1) - 1).clamp_(min=0)
         result = model(input_ids=ids, attention_mask=attend, position_ids=position, use_cache=True)
-        cache = result.past_key_values
-        cache.batch_repeat_interleave(G)
-        rows = torch.arange(start * G, (start + len(chunk)) * G, device=device)
-        logits = result.logits[:, -1].repeat_interleave(G, 0)
-        attend, position = (x.repeat_interleave(G, 0) for x in (attend, position[:, -1:]))
+        cache, group = result.past_key_values, rows // G - first
+        cache.batch_select_indices(group)
+        logits, attend, position = result.logits[group, -1], attend[group], position[group, -1:]
         while True:
-            token, alive = settle(rows, logits)
-            alive = torch.nonzero(alive)[:, 0]
-            if not len(alive):
+            token, live = settle(rows, logits)
+            live = torch.nonzero(live & ~stopped(rows) if stopped and steps % every == 0 else live)[:, 0]
+            if not len(live):
                 break
-            if len(alive) < len(rows):
-                cache.batch_select_indices(alive)
-                rows, attend, position, token = rows[alive], attend[alive], position[alive], token[alive]
+            if len(live) < len(rows):
+                cache.batch_select_indices(live)
+                rows, attend, position, token = rows[live], attend[live], position[live], token[live]
             attend, position = torch.cat((attend, attend.new_ones(len(rows), 1)), 1), position + 1
             inputs = {"input_ids": token[:, None], "attention_mask": attend, "position_ids": position}
             result = model(**inputs, past_key_values=cache, use_cache=True)
-            cache, logits = result.past_key_values, result.logits[:, -1]
+            cache, logits, steps = result.past_key_values, result.logits[:, -1], steps + 1
+    return steps
 
 
 # ---------------------------------------------------------------- the interface
 
 _announced = set()
+
+
+def announce(line: str) -> None:
+    """Print a line once in the life of the process."""
+    if line not in _announced:
+        _announced.add(line)
+        print(f"rollout: {line}")
+
+
+def first_stop(ids: list[int], stop: list[str], decode) -> int | None:
+    """How many of the tokens it takes until their text contains one of the strings; None if it never does."""
+    if not any(s in decode(ids) for s in stop):
+        return None
+    return bisect.bisect_left(range(len(ids)), True, key=lambda n: any(s in decode(ids[:n]) for s in stop))
 
 
 @torch.no_grad()
@@ -379,8 +304,10 @@ def generate(
     prompts: list[list[int]],
     G: int = 1,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | list[int],
     eos_ids=(),
+    stop=(),
+    decode=None,
     pad_id: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -392,57 +319,94 @@ def generate(
     """G samples for each of the prompts (lists of token ids), as a `Rollout` of N = len(prompts)*G rows,
     prompt by prompt.
 
+    A sample ends with one of `eos_ids`, with the token that completes one of the strings `stop` (`decode`
+    turns a list of ids into text), or after max_new_tokens (one number, or one for each of the N samples).
     temperature 0 is greedy and equals Hugging Face `generate`. `slots` bounds how many samples are decoded
-    at once (default: what fits in memory). `dtype` is the precision of the computation (default: that of
-    the weights). Raises ValueError for an empty prompt or one that leaves no room within the model's
-    positions.
+    at once (default: what fits in memory; fewer if that was too many). `dtype` is the precision of the
+    computation (default: that of the weights). Raises ValueError for an empty prompt or one that leaves no
+    room within the model's positions.
     """
+    N = len(prompts) * G
+    most = max_new_tokens if isinstance(max_new_tokens, int) else max(max_new_tokens)
+    _check(model, prompts, most)
+    device, weights = model.device, model.get_input_embeddings().weight
+    dtype = dtype or weights.dtype
+    index = torch.arange(N + 1, device=device)  # the row N stands for an idle slot
+    keys = stream(seed, index // G, index % G)
+    eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
+    limit = torch.full_like(index, most)
+    limit[:N] = torch.as_tensor(max_new_tokens, device=device)
+    tokens = torch.full((N + 1, most), pad_id, device=device)
+    logps = torch.zeros(N + 1, most, device=device)
+    length, finished = torch.zeros_like(index), torch.zeros_like(index, dtype=torch.bool)
+    every = CHECK[device.type == "cuda", bool(stop)]
+
+    def settle(rows, logits):
+        at = length[rows]
+        token, logp = sample(logits, uniform(keys[rows], at), temperature, top_p, top_k)
+        done = torch.isin(token, eos)
+        tokens[rows, at], logps[rows, at], length[rows], finished[rows] = token, logp, at + 1, done
+        length[N] = 0
+        return token, (rows < N) & ~done & (at + 1 < limit[rows])
+
+    def stopped(rows):
+        """Which of the samples (n,) have lately come to a stop string."""
+        window = every + max(len(s.encode()) for s in stop)
+        columns = length[rows][:, None] - torch.arange(window, 0, -1, device=device)  # (n,window)
+        recent = tokens[rows[:, None], columns.clamp(min=0)].tolist()
+        texts = (decode(ids[max(0, window - n) :]) for ids, n in zip(recent, length[rows].tolist()))
+        return torch.tensor([any(s in text for s in stop) for text in texts], device=device)
+
+    run = _decode_fast if fast_path(model) else _decode_generic
+    if run is _decode_generic:
+        announce(f"{model.config.model_type} takes the generic, slower path (its own forward pass)")
+    width = max(map(len, prompts)) + most
+    slots = min(N, slots or slots_that_fit(model, width, dtype, device))
+    if slots < N:
+        announce(
+            f"{slots} samples of up to {width} tokens are decoded at a time (slots, or memory, for no more)"
+        )
+    training = model.training
+    model.eval()
+    autocast = torch.autocast(device.type, dtype, enabled=run is _decode_generic and dtype != torch.float32)
+    while True:
+        length.zero_()
+        with torch.inference_mode(), autocast:
+            try:
+                steps = run(model, prompts, G, settle, stopped if stop else None, most, slots, dtype, every)
+                break
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if slots == 1 or "memory" not in str(error):
+                    raise
+        slots = -(-slots // 2)  # a sample is the same however many stand beside it
+        print(f"rollout: out of memory, so the samples are decoded anew, {slots} at a time")
+    model.train(training)
+    for i in range(N if stop else 0):
+        if cut := first_stop(tokens[i, : length[i]].tolist(), stop, decode):
+            length[i], finished[i] = cut, True
+
+    prompt_len = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(G)
+    length, finished = length[:N], finished[:N]
+    L = int((prompt_len + length).max())
+    ids = torch.full((N, L), pad_id, device=device)
+    logp = torch.zeros(N, L - 1, device=device)
+    step = torch.arange(most, device=device)
+    written = step < length[:, None]  # (N,max_new_tokens)
+    rows, columns = index[:N, None].expand_as(written)[written], (prompt_len[:, None] + step)[written]
+    ids[rows, columns], logp[rows, columns - 1] = tokens[:N][written], logps[:N][written]
+    for i, p in enumerate(prompts):
+        ids[i * G : (i + 1) * G, : len(p)] = torch.tensor(p, device=device)
+    return Rollout(ids, prompt_len, length, logp, finished, steps)
+
+
+def _check(model, prompts, most):
     if not prompts or not all(prompts):
         raise ValueError(
             "generate() was given no prompt or an empty one: every prompt needs at least one token"
         )
     limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    if (longest := max(map(len, prompts))) + max_new_tokens > limit:
+    if (longest := max(map(len, prompts))) + most > limit:
         raise ValueError(
-            f"the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the model "
+            f"the longest prompt has {longest} tokens and max_new_tokens is {most}, but the model "
             f"knows only {limit} positions: lower --max_new_tokens"
         )
-    device = model.get_input_embeddings().weight.device
-    dtype = dtype or model.get_input_embeddings().weight.dtype
-    N = len(prompts) * G
-    index = torch.arange(N, device=device)
-    keys = stream(seed, index // G, index % G)
-    eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
-    tokens = torch.full((N, max_new_tokens), pad_id, device=device)
-    logps = torch.zeros(N, max_new_tokens, device=device)
-    length = torch.zeros(N, dtype=torch.long, device=device)
-    finished = torch.zeros(N, dtype=torch.bool, device=device)
-
-    def settle(rows, logits):
-        at = length[rows]
-        token, logp = sample(logits, uniform(keys[rows], at), temperature, top_p, top_k)
-        tokens[rows, at], logps[rows, at], length[rows] = token, logp, at + 1
-        finished[rows] = (token[:, None] == eos).any(-1)
-        return token, ~finished[rows] & (at + 1 < max_new_tokens)
-
-    training, kind = model.training, model.config.model_type
-    decode = _decode_fast if fast_path(model) else _decode_generic
-    if decode is _decode_generic and kind not in _announced:
-        _announced.add(kind)
-        print(f"rollout: {kind} takes the generic, slower path (its own forward pass)")
-    model.eval()
-    with torch.autocast(device.type, dtype, enabled=decode is _decode_generic and dtype != torch.float32):
-        decode(model, prompts, G, settle, max_new_tokens, slots, dtype)
-    model.train(training)
-
-    prompt_len = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(G)
-    L = int((prompt_len + length).max())
-    ids = torch.full((N, L), pad_id, device=device)
-    logp = torch.zeros(N, L - 1, device=device)
-    step = torch.arange(max_new_tokens, device=device)
-    written = step < length[:, None]  # (N,max_new_tokens)
-    rows, columns = index[:, None].expand_as(written)[written], (prompt_len[:, None] + step)[written]
-    ids[rows, columns], logp[rows, columns - 1] = tokens[written], logps[written]
-    for i, p in enumerate(prompts):
-        ids[i * G : (i + 1) * G, : len(p)] = torch.tensor(p, device=device)
-    return Rollout(ids, prompt_len, length, logp, finished)

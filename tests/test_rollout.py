@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     GPTNeoXConfig,
     LlamaConfig,
     Qwen2Config,
@@ -11,6 +12,7 @@ from transformers import (
 )
 
 import rollout
+from decoder import FAST, Decoder, fast_path
 from tinyr1 import token_logp
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7], [11, 12]]
@@ -38,6 +40,22 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZE, num_key_value_heads=1, head_dim=16),
     "llama": LlamaConfig(**SIZE, num_key_value_heads=4, attention_bias=True, rope_parameters=LLAMA3),
     "gpt_neox": GPTNeoXConfig(**SIZE),
+    "deepseek_v3": DeepseekV3Config(
+        **SIZE | dict(num_hidden_layers=3),
+        num_key_value_heads=4,
+        moe_intermediate_size=16,
+        q_lora_rank=12,
+        kv_lora_rank=12,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        n_routed_experts=4,
+        n_group=2,
+        topk_group=1,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+    ),
 }
 
 
@@ -56,7 +74,7 @@ def make(name):
 def test_greedy_equals_hugging_face(name):
     model = make(name)
     out = rollout.generate(model, PROMPTS, 1, max_new_tokens=24, eos_ids=[0], temperature=0)
-    assert rollout.fast_path(model) == (name in rollout.FAST)
+    assert fast_path(model) == (name in FAST)
     for prompt, completion in zip(PROMPTS, out.completions()):
         expected = model.generate(
             torch.tensor([prompt]),
@@ -76,7 +94,7 @@ def test_logp_is_the_trainers(name):
     assert (out.logp[out.mask] < 0).all() and (out.logp[~out.mask] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gpt_neox"])
+@pytest.mark.parametrize("name", ["qwen2", "gpt_neox", "deepseek_v3"])
 def test_slots_do_not_change_samples(name):
     """No sample is lost or doubled, whatever the number of slots: a sample has a random stream of its own."""
     model = make(name)
@@ -133,3 +151,77 @@ def test_impossible_requests_are_refused():
         rollout.generate(model, [[1] * 100], 1, max_new_tokens=64)
     with pytest.raises(ValueError, match="prompt"):
         rollout.generate(model, [[]], 1, max_new_tokens=4)
+
+
+def test_every_prompt_is_prefilled_once(monkeypatch):
+    seen, prefill = [], Decoder.prefill
+
+    def counted(self, prompts):
+        seen.extend(map(tuple, prompts))
+        return prefill(self, prompts)
+
+    monkeypatch.setattr(Decoder, "prefill", counted)
+    rollout.generate(make("llama"), PROMPTS, 5, max_new_tokens=20, eos_ids=[0, 1], slots=3)
+    assert seen == [tuple(p) for p in PROMPTS]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt_neox"])
+def test_each_sample_has_its_own_cap(name):
+    caps = [1, 9, 30, 2, 17, 5, 5, 12]
+    out = rollout.generate(make(name), PROMPTS, 2, max_new_tokens=caps, slots=3)
+    assert out.length.tolist() == caps and not out.finished.any()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt_neox"])
+@pytest.mark.parametrize("slots", [None, 2])
+def test_stop_strings_end_a_sample_behind_the_token_that_completes_them(name, slots):
+    model = make(name)
+    spell = "".join(chr(97 + i % 5) for i in range(67))  # each token is one letter of five
+
+    def decode(ids):
+        return "".join(spell[i] for i in ids)
+
+    kw = dict(max_new_tokens=40, eos_ids=[0], seed=2, slots=slots)
+    free = rollout.generate(model, PROMPTS, 4, **kw)
+    out = rollout.generate(model, PROMPTS, 4, stop=["ab", "ca"], decode=decode, **kw)
+    for whole, cut, done in zip(free.completions(), out.completions(), out.finished.tolist()):
+        text = decode(whole)
+        ends = [text.find(s) + 2 for s in ("ab", "ca") if s in text]
+        assert cut == whole[: min(ends, default=len(whole))]
+        assert done == bool(ends or whole[-1] == 0)
+    assert out.length.float().mean() < free.length.float().mean()
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt_neox"])
+def test_too_little_memory_halves_the_slots_and_loses_nothing(name, monkeypatch, capsys):
+    model = make(name)
+    kw = dict(max_new_tokens=20, eos_ids=[0, 1], seed=5)
+    whole = rollout.generate(model, PROMPTS, 4, **kw).completions()
+    forward, step = type(model).forward, Decoder.step
+
+    def limited(self, *args, **inputs):
+        if len(args[0] if args else inputs["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return (step if isinstance(self, Decoder) else forward)(self, *args, **inputs)
+
+    monkeypatch.setattr(Decoder, "step", limited)
+    monkeypatch.setattr(type(model), "forward", limited)
+    assert rollout.generate(model, PROMPTS, 4, **kw).completions() == whole
+    assert "4 at a time" in capsys.readouterr().out
+    monkeypatch.setattr(rollout, "slots_that_fit", lambda *_: 3)
+    rollout._announced.clear()
+    assert rollout.generate(model, PROMPTS, 4, **kw).completions() == whole
+    assert "3 samples" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", FAST)
+def test_graphs_change_nothing_on_a_gpu(name, monkeypatch):
+    model = make(name).cuda()
+    kw = dict(max_new_tokens=60, eos_ids=[0], seed=5)
+    with_graphs = rollout.generate(model, PROMPTS, 8, **kw)
+    monkeypatch.setattr(rollout, "Graphs", lambda step: step)
+    without = rollout.generate(model, PROMPTS, 8, **kw)
+    assert with_graphs.completions() == without.completions()
+    logp, _ = token_logp(model, without.ids, without.mask, temperature=1.0)
+    assert torch.allclose(with_graphs.logp, logp, atol=1e-3)
