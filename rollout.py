@@ -149,6 +149,72 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
     return max(1, int(memory // row))
 
 
+# ---------------------------------------------------------------- the samples in the making
+
+
+def first_stop(ids: list[int], stop: list[str], decode) -> int | None:
+    """How many of the tokens it takes until their text contains one of the strings; None if it never does."""
+    if not any(s in decode(ids) for s in stop):
+        return None
+    return bisect.bisect_left(range(len(ids)), True, key=lambda n: any(s in decode(ids[:n]) for s in stop))
+
+
+class Samples:
+    """The tokens chosen so far for N = len(prompts)*G samples; the row N stands for none (an idle slot)."""
+
+    def __init__(self, prompts, G, caps, eos_ids, stop, decode, pad_id, choose, seed, device):
+        self.prompts, self.G, self.N, self.pad_id, self.choose = prompts, G, len(prompts) * G, pad_id, choose
+        self.stop, self.decode, self.every = list(stop), decode, CHECK[device.type == "cuda", bool(stop)]
+        self.most = caps if isinstance(caps, int) else max(caps)  # tokens of the longest sample
+        self.index = torch.arange(self.N + 1, device=device)
+        self.key = stream(seed, self.index // G, self.index % G)
+        self.eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
+        self.cap = torch.full_like(self.index, self.most)
+        self.cap[: self.N] = torch.as_tensor(caps, device=device)
+        self.tokens = torch.full((self.N + 1, self.most), pad_id, device=device)
+        self.logp = torch.zeros(self.N + 1, self.most, device=device)
+        self.length, self.finished = torch.zeros_like(self.index), torch.zeros_like(self.index) > 0
+
+    def settle(self, rows, logits):
+        """Choose the next tokens (n,) of the samples `rows` (n,) from logits (n,V), and say which go on."""
+        at = self.length[rows]
+        token, logp = sample(logits, uniform(self.key[rows], at), *self.choose)
+        done = torch.isin(token, self.eos)
+        self.tokens[rows, at], self.logp[rows, at] = token, logp
+        self.length[rows], self.finished[rows] = at + 1, done
+        self.length[self.N] = 0
+        return token, (rows < self.N) & ~done & (at + 1 < self.cap[rows])
+
+    def stopped(self, rows):
+        """Which of the samples `rows` (n,) have come to a stop string within the last `every` tokens."""
+        window = self.every + max(len(s.encode()) for s in self.stop)
+        columns = self.length[rows][:, None] - torch.arange(window, 0, -1, device=rows.device)  # (n,window)
+        recent = self.tokens[rows[:, None], columns.clamp(min=0)].tolist()
+        new = (ids[max(0, window - n) :] for ids, n in zip(recent, self.length[rows].tolist()))
+        return torch.tensor(
+            [any(s in self.decode(ids) for s in self.stop) for ids in new], device=rows.device
+        )
+
+    def rollout(self, steps: int) -> Rollout:
+        device, G, N = self.index.device, self.G, self.N
+        for i in range(N if self.stop else 0):
+            if cut := first_stop(self.tokens[i, : self.length[i]].tolist(), self.stop, self.decode):
+                self.length[i], self.finished[i] = cut, True
+        prompt_len = torch.tensor([len(p) for p in self.prompts], device=device).repeat_interleave(G)
+        length = self.length[:N]
+        L = int((prompt_len + length).max())
+        ids = torch.full((N, L), self.pad_id, device=device)
+        logp = torch.zeros(N, L - 1, device=device)
+        column = torch.arange(self.most, device=device)
+        written = column < length[:, None]  # (N,most)
+        rows = self.index[:N, None].expand_as(written)[written]
+        columns = (prompt_len[:, None] + column)[written]
+        ids[rows, columns], logp[rows, columns - 1] = self.tokens[:N][written], self.logp[:N][written]
+        for i, p in enumerate(self.prompts):
+            ids[i * G : (i + 1) * G, : len(p)] = torch.tensor(p, device=device)
+        return Rollout(ids, prompt_len, length, logp, self.finished[:N], steps)
+
+
 # ---------------------------------------------------------------- the fast path
 
 
@@ -176,26 +242,20 @@ class Graphs:
         self.graphs[n, width].replay()
 
 
-def _decode_fast(model, prompts, G, settle, stopped, most, slots, dtype, every):
-    """Decode G samples of every prompt, `most` tokens at most, and return the number of steps.
-
-    settle(rows, logits) chooses and notes a token for each of the samples `rows` (n,), and returns the
-    tokens and which samples go on; stopped(rows) says which have come to a stop string. The row N stands for
-    none: an idle slot goes on computing into the void. The host looks what has ended every `every` steps.
+def _decode_fast(model, samples: Samples, slots: int, dtype: torch.dtype) -> int:
+    """Decode all samples, `slots` at a time, and return the number of steps. An idle slot goes on computing
+    into the void; the host looks every `samples.every` steps what has ended.
     """
+    prompts, G, N, every = samples.prompts, samples.G, samples.N, samples.every
     cuda = model.device.type == "cuda"
     block, shrink = (256, 0.5) if cuda else (BLOCK, SHRINK)  # a GPU wants few shapes: each is a graph
-    N, longest = len(prompts) * G, -(-(max(map(len, prompts)) + most) // block) * block
+    longest = -(-(max(map(len, prompts)) + samples.most) // block) * block
     decoder = Decoder(model, slots, longest, dtype)
     prompt_len = torch.tensor([len(p) for p in prompts], device=model.device)
     row = torch.full((slots,), N, device=model.device)  # (slots,) which sample lives in each
     token, position = torch.zeros_like(row), torch.zeros_like(row)
-    started, held, n, steps = (
-        0,
-        (0, 0),
-        slots,
-        0,
-    )  # held: prompts first..last-1, prefilled, and their prefixes
+    started, n, steps = 0, slots, 0
+    held = (0, 0)  # first and last+1 of the prompts that are prefilled, and their keys, values and logits
 
     def begin(idle):
         """Start the next samples in the slots `idle`."""
@@ -203,11 +263,11 @@ def _decode_fast(model, prompts, G, settle, stopped, most, slots, dtype, every):
         while len(idle) and started < N:
             first = started // G
             if first >= held[1]:
-                last = min(-(-(started + len(idle)) // G), first + max(1, PREFILL // longest))
+                last = min(-(-min(N, started + len(idle)) // G), first + max(1, PREFILL // longest))
                 held = (first, last, *decoder.prefill(prompts[first:last]))
             new = torch.arange(started, min(started + len(idle), held[1] * G), device=model.device)
             group, started = new // G, started + len(new)
-            chosen, live = settle(new, held[4][group - held[0]])
+            chosen, live = samples.settle(new, held[4][group - held[0]])
             into, new, group, chosen = idle[: len(new)][live], new[live], group[live], chosen[live]
             decoder.put(into, *(x[:, group - held[0]] for x in held[2:4]))
             row[into], token[into], position[into] = new, chosen, prompt_len[group]
@@ -216,15 +276,15 @@ def _decode_fast(model, prompts, G, settle, stopped, most, slots, dtype, every):
         held = (held[0] + rest, held[1], *(x[:, rest:].clone() for x in held[2:4]), held[4][rest:].clone())
 
     def step(n, width):
-        chosen, live = settle(row[:n], decoder.step(token[:n], position[:n], width))
+        chosen, live = samples.settle(row[:n], decoder.step(token[:n], position[:n], width))
         token[:n].copy_(chosen)
         position[:n].add_(1).mul_(live)
         row[:n].masked_fill_(~live, N)
 
     run = Graphs(step) if cuda else step
     while True:
-        if stopped:
-            row[:n].masked_fill_(stopped(row[:n]), N)
+        if samples.stop:
+            row[:n].masked_fill_(samples.stopped(row[:n]), N)
         idle = torch.nonzero(row[:n] == N)[:, 0]
         if started < N and len(idle) >= min(N - started, max(1, n // REFILL)):
             begin(idle)
@@ -247,26 +307,28 @@ def _decode_fast(model, prompts, G, settle, stopped, most, slots, dtype, every):
 # ---------------------------------------------------------------- the generic path
 
 
-def _decode_generic(model, prompts, G, settle, stopped, most, slots, dtype, every):
+def _decode_generic(model, samples: Samples, slots: int, dtype: torch.dtype) -> int:
     """The same for whatever Hugging Face can run, with the model's own forward pass and cache: left-padded,
     `slots` samples at a time, of which the ended ones leave.
     """
-    N, steps = len(prompts) * G, 0
-    for start in range(0, N, slots):
-        rows = torch.arange(start, min(N, start + slots), device=model.device)
-        first = start // G
-        chunk = prompts[first : int(rows[-1]) // G + 1]
+    steps = 0
+    for start in range(0, samples.N, slots):
+        rows = samples.index[start : min(samples.N, start + slots)]
+        first = start // samples.G
+        chunk = samples.prompts[first : int(rows[-1]) // samples.G + 1]
         width = max(map(len, chunk))
         ids = torch.tensor([[0] * (width - len(p)) + p for p in chunk], device=model.device)  # (m,P)
         attend = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chunk], device=model.device)
         position = (attend.cumsum(-1) - 1).clamp_(min=0)
         result = model(input_ids=ids, attention_mask=attend, position_ids=position, use_cache=True)
-        cache, group = result.past_key_values, rows // G - first
+        cache, group = result.past_key_values, rows // samples.G - first
         cache.batch_select_indices(group)
         logits, attend, position = result.logits[group, -1], attend[group], position[group, -1:]
         while True:
-            token, live = settle(rows, logits)
-            live = torch.nonzero(live & ~stopped(rows) if stopped and steps % every == 0 else live)[:, 0]
+            token, live = samples.settle(rows, logits)
+            if samples.stop and steps % samples.every == 0:
+                live &= ~samples.stopped(rows)
+            live = torch.nonzero(live)[:, 0]
             if not len(live):
                 break
             if len(live) < len(rows):
@@ -291,11 +353,19 @@ def announce(line: str) -> None:
         print(f"rollout: {line}")
 
 
-def first_stop(ids: list[int], stop: list[str], decode) -> int | None:
-    """How many of the tokens it takes until their text contains one of the strings; None if it never does."""
-    if not any(s in decode(ids) for s in stop):
-        return None
-    return bisect.bisect_left(range(len(ids)), True, key=lambda n: any(s in decode(ids[:n]) for s in stop))
+def _check(model, prompts, most: int) -> int:
+    """Tokens of the longest prompt with its response. Errors: ValueError if it does not fit."""
+    if not prompts or not all(prompts):
+        raise ValueError(
+            "generate() was given no prompt or an empty one: every prompt needs at least one token"
+        )
+    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
+    if (width := max(map(len, prompts)) + most) > limit:
+        raise ValueError(
+            f"the longest prompt has {width - most} tokens and max_new_tokens is {most}, but the model "
+            f"knows only {limit} positions: lower --max_new_tokens"
+        )
+    return width
 
 
 @torch.no_grad()
@@ -326,54 +396,24 @@ def generate(
     computation (default: that of the weights). Raises ValueError for an empty prompt or one that leaves no
     room within the model's positions.
     """
-    N = len(prompts) * G
-    most = max_new_tokens if isinstance(max_new_tokens, int) else max(max_new_tokens)
-    _check(model, prompts, most)
-    device, weights = model.device, model.get_input_embeddings().weight
-    dtype = dtype or weights.dtype
-    index = torch.arange(N + 1, device=device)  # the row N stands for an idle slot
-    keys = stream(seed, index // G, index % G)
-    eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
-    limit = torch.full_like(index, most)
-    limit[:N] = torch.as_tensor(max_new_tokens, device=device)
-    tokens = torch.full((N + 1, most), pad_id, device=device)
-    logps = torch.zeros(N + 1, most, device=device)
-    length, finished = torch.zeros_like(index), torch.zeros_like(index, dtype=torch.bool)
-    every = CHECK[device.type == "cuda", bool(stop)]
-
-    def settle(rows, logits):
-        at = length[rows]
-        token, logp = sample(logits, uniform(keys[rows], at), temperature, top_p, top_k)
-        done = torch.isin(token, eos)
-        tokens[rows, at], logps[rows, at], length[rows], finished[rows] = token, logp, at + 1, done
-        length[N] = 0
-        return token, (rows < N) & ~done & (at + 1 < limit[rows])
-
-    def stopped(rows):
-        """Which of the samples (n,) have lately come to a stop string."""
-        window = every + max(len(s.encode()) for s in stop)
-        columns = length[rows][:, None] - torch.arange(window, 0, -1, device=device)  # (n,window)
-        recent = tokens[rows[:, None], columns.clamp(min=0)].tolist()
-        texts = (decode(ids[max(0, window - n) :]) for ids, n in zip(recent, length[rows].tolist()))
-        return torch.tensor([any(s in text for s in stop) for text in texts], device=device)
-
+    device, dtype = model.device, dtype or model.get_input_embeddings().weight.dtype
+    choose = (temperature, top_p, top_k)
+    samples = Samples(prompts, G, max_new_tokens, eos_ids, stop, decode, pad_id, choose, seed, device)
+    width = _check(model, prompts, samples.most)
     run = _decode_fast if fast_path(model) else _decode_generic
     if run is _decode_generic:
         announce(f"{model.config.model_type} takes the generic, slower path (its own forward pass)")
-    width = max(map(len, prompts)) + most
-    slots = min(N, slots or slots_that_fit(model, width, dtype, device))
-    if slots < N:
-        announce(
-            f"{slots} samples of up to {width} tokens are decoded at a time (slots, or memory, for no more)"
-        )
+    slots = min(samples.N, slots or slots_that_fit(model, width, dtype, device))
+    if slots < samples.N:
+        announce(f"{slots} samples of up to {width} tokens at a time (slots, or memory, for no more)")
+    mixed = run is _decode_generic and dtype != torch.float32
     training = model.training
     model.eval()
-    autocast = torch.autocast(device.type, dtype, enabled=run is _decode_generic and dtype != torch.float32)
     while True:
-        length.zero_()
-        with torch.inference_mode(), autocast:
+        samples.length.zero_()
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=mixed):
             try:
-                steps = run(model, prompts, G, settle, stopped if stop else None, most, slots, dtype, every)
+                steps = run(model, samples, slots, dtype)
                 break
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if slots == 1 or "memory" not in str(error):
@@ -381,32 +421,4 @@ def generate(
         slots = -(-slots // 2)  # a sample is the same however many stand beside it
         print(f"rollout: out of memory, so the samples are decoded anew, {slots} at a time")
     model.train(training)
-    for i in range(N if stop else 0):
-        if cut := first_stop(tokens[i, : length[i]].tolist(), stop, decode):
-            length[i], finished[i] = cut, True
-
-    prompt_len = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(G)
-    length, finished = length[:N], finished[:N]
-    L = int((prompt_len + length).max())
-    ids = torch.full((N, L), pad_id, device=device)
-    logp = torch.zeros(N, L - 1, device=device)
-    step = torch.arange(most, device=device)
-    written = step < length[:, None]  # (N,max_new_tokens)
-    rows, columns = index[:N, None].expand_as(written)[written], (prompt_len[:, None] + step)[written]
-    ids[rows, columns], logp[rows, columns - 1] = tokens[:N][written], logps[:N][written]
-    for i, p in enumerate(prompts):
-        ids[i * G : (i + 1) * G, : len(p)] = torch.tensor(p, device=device)
-    return Rollout(ids, prompt_len, length, logp, finished, steps)
-
-
-def _check(model, prompts, most):
-    if not prompts or not all(prompts):
-        raise ValueError(
-            "generate() was given no prompt or an empty one: every prompt needs at least one token"
-        )
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    if (longest := max(map(len, prompts))) + most > limit:
-        raise ValueError(
-            f"the longest prompt has {longest} tokens and max_new_tokens is {most}, but the model "
-            f"knows only {limit} positions: lower --max_new_tokens"
-        )
+    return samples.rollout(steps)

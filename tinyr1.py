@@ -16,10 +16,9 @@ Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T =
 (N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
 """
 
-import argparse
 import collections
 import contextlib
-import difflib
+import importlib
 import inspect
 import itertools
 import json
@@ -29,16 +28,15 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
+import knobs
 import rollout
 import tasks
 from models import load_model, pick_device, pick_precision, stop_ids
@@ -78,6 +76,9 @@ class Config:
     kl_estimator: str = knob("k3", "estimator of that KL", ["k1", "k2", "k3"])
     epochs: int = knob(1, "passes over the samples of a step")
     minibatches: int = knob(1, "optimizer steps a pass")
+    is_cap: float = knob(
+        0.0, "weigh tokens by min(trainer's / engine's probability, is_cap); 0 for no such correction"
+    )
     drop_dead: bool = knob(
         False, "leave groups whose rewards are all equal out of the batch (and of its means)"
     )
@@ -151,134 +152,9 @@ GPU_GB = {
 }  # fp32 weights, gradients, Adam, reference; activations
 
 
-class Parser(HfArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message}. `{self.prog} --help` lists every knob.")
-
-
 def parse(command: str, argv: list[str]) -> tuple[Config, str]:
-    """The config: Config's defaults < the row of --algo < the preset < the command line. Errors:
-    UserError.
-    """
-    parser = Parser(
-        Config,
-        prog=f"tinyr1.py {command}",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "preset", nargs="?", help=f"one of {', '.join(PRESETS)}" + (", or a run folder" * (command == "eval"))
-    )
-    known = parser.parse_known_args(argv)[0]
-    preset = dict(PRESETS.get(known.preset) or {})
-    if command == "eval" and known.preset and known.preset not in PRESETS:
-        preset, known.preset = run_config(Path(known.preset)), None
-    elif known.preset and known.preset not in PRESETS:
-        near = difflib.get_close_matches(known.preset, PRESETS, 1)
-        raise UserError(
-            f"Unknown preset {known.preset!r}.{f' Did you mean {near[0]}?' if near else ''} "
-            f"There are: {', '.join(PRESETS)}."
-        )
-    if "--task" in argv and known.task != preset.get("task", Config.task):
-        preset.pop("task_args", None)  # they are another task's
-    algo = known.algo if "--algo" in argv else preset.get("algo", Config.algo)
-    row = dict(ALGORITHMS[algo]) if known.preset or command == "train" else {}
-    parser.set_defaults(**row | preset)
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        options = [s for a in parser._actions for s in a.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
-        raise UserError(
-            f"Unknown knob {unknown[0]!r}.{f' Did you mean {near[0]}?' if near else ''} "
-            f"`python tinyr1.py {command} --help` lists them all."
-        )
-    cfg = Config(**{f.name: getattr(args, f.name) for f in fields(Config)})
-    if bad := [option for option in cfg.task_args if "=" not in option]:
-        raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
-    merged = dict(option.split("=", 1) for option in [*preset.get("task_args", []), *cfg.task_args])
-    # options of the preset stay unless they are named again; `name=` takes one away
-    cfg.task_args = [f"{k}={v}" for k, v in merged.items() if v]
-    changed = {
-        k: v
-        for k, v in vars(cfg).items()
-        if v != (row | preset).get(k, default(k)) and k not in ("name", "out", "overwrite")
-    }
-    cfg.name = cfg.name or "-".join(
-        [known.preset or Path(cfg.task).stem, *(f"{k}_{short(v)}" for k, v in changed.items())]
-    )
-    if len(cfg.name) > 100:  # a folder's name has a limit
-        cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
-    validate(cfg, command)
-    return cfg, known.preset or ""
-
-
-def run_config(folder: Path) -> dict:
-    """The knobs of a finished run, with its trained model, as defaults for `eval`."""
-    try:
-        saved = json.loads((folder / "config.json").read_text())
-        knobs = {f.name: saved["config"].get(f.name, default(f.name)) for f in fields(Config)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder} is neither a preset ({', '.join(PRESETS)}) nor a run folder: "
-            f"{type(error).__name__}: {error}."
-        ) from error
-    if not (folder / "final").is_dir():
-        raise UserError(
-            f"The run {folder} has not finished: it has no folder final/. Run it again to go on with it."
-        )
-    here = {
-        "model": str(folder / "final"),
-        "name": folder.resolve().name,
-        "out": str(folder.resolve().parent),
-    }
-    return knobs | here | {"device": "auto", "precision": "auto"}
-
-
-def default(name: str):
-    f = next(f for f in fields(Config) if f.name == name)
-    return f.default if f.default is not MISSING else f.default_factory()
-
-
-def short(value) -> str:
-    """A knob's value as part of a folder's name."""
-    text = "+".join(value) if isinstance(value, list) else str(value)
-    return "".join(c if c.isalnum() or c in "._=+-" else "_" for c in Path(text).name)[:60]
-
-
-RANGES = {  # knob -> smallest and largest value; what is not here has its own check or none
-    **dict.fromkeys("prompts group max_new_tokens epochs minibatches steps micro_tokens".split(), (1, 10**9)),
-    **dict.fromkeys("eval_problems eval_samples save_every bad_steps overlong_buffer".split(), (1, 10**9)),
-    **dict.fromkeys("warmup probe_every probe_problems keep_samples kl weight_decay".split(), (0, 10**9)),
-    **dict.fromkeys("lr grad_clip top_p".split(), (1e-12, 10**9)),
-    "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
-}  # fmt: skip
-
-
-def validate(cfg: Config, command: str) -> None:
-    """UserError for a value that is out of range or does not go with the others."""
-    for name, (low, high) in RANGES.items():
-        if not low <= getattr(cfg, name) <= high:  # also refuses NaN
-            raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
-    if cfg.overlong == "penalise" and cfg.overlong_buffer > cfg.max_new_tokens:
-        raise UserError(
-            f"--overlong_buffer {cfg.overlong_buffer} must not exceed --max_new_tokens {cfg.max_new_tokens}."
-        )
-    if cfg.probe_every and not cfg.probe_problems:
-        raise UserError(
-            "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluations."
-        )
-    if command == "train" and cfg.temperature == 0:
-        raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
-    if cfg.top_p > 1:
-        raise UserError(f"--top_p {cfg.top_p} must not exceed 1.")
-    if cfg.group == 1:
-        raise UserError(
-            "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
-        )
-    if cfg.prompts * cfg.group % cfg.minibatches:
-        raise UserError(
-            f"--minibatches {cfg.minibatches} must divide prompts*group = {cfg.prompts * cfg.group}."
-        )
+    """(config, preset's name or "") of a command line. Errors: UserError."""
+    return knobs.parse(Config, ALGORITHMS, PRESETS, command, argv)
 
 
 # ---------------------------------------------------------------- problems
@@ -425,15 +301,16 @@ def overlong(cfg: Config, reward, length, finished):
 
 def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: int):
     """Sample G responses to each problem: the Rollout and the N texts, without the EOS."""
+    eos_ids = stop_ids(model, tokenizer, cfg.template)
     try:
         roll = rollout.generate(
             model, [p.ids for p in batch], G, max_new_tokens=cfg.max_new_tokens,
-            eos_ids=stop_ids(model, tokenizer, cfg.template), temperature=cfg.temperature, top_p=cfg.top_p,
+            eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             seed=seed, pad_id=tokenizer.pad_token_id or 0, dtype=sampling_dtype(model, cfg),
         )  # fmt: skip
     except ValueError as error:  # a prompt that does not fit
         raise UserError(f"Cannot sample: {error}.") from error
-    rows = [ids[:-1] if done else ids for ids, done in zip(roll.completions(), roll.finished.tolist())]
+    rows = [ids[:-1] if ids[-1] in eos_ids else ids for ids in roll.completions()]
     return roll, tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
@@ -532,7 +409,12 @@ def update(model, ref, optimizer, roll: rollout.Rollout, adv, keep, counted, cfg
             logp, entropy = score_rows(model, rows, width)
             old = old_logp[at] if many else logp.detach()
             reference = ref_logp[at] if ref is not None else None
-            loss, parts = policy_loss(logp, old, adv[rows, None], weight[at], cfg, reference)
+            token_adv = adv[rows, None].expand_as(logp)
+            if (
+                cfg.is_cap
+            ):  # the engine's rounding makes its samples off-policy: fengyao.notion.site/off-policy-rl
+                token_adv = token_adv * torch.exp(old - roll.logp[at]).clamp(max=cfg.is_cap)
+            loss, parts = policy_loss(logp, old, token_adv, weight[at], cfg, reference)
             loss.backward()
             loss_sum += loss.item()
             parts |= {"entropy": entropy, "rollout_kl": roll.logp[at] - old}
@@ -847,6 +729,9 @@ def run_eval(cfg: Config) -> dict:
     return metrics
 
 
+COMMANDS = sorted(path.stem for path in (HERE / "commands").glob("[!_]*.py"))
+
+
 def usage() -> str:
     """The head of run.sh, where the presets and their needs are described."""
     lines = itertools.takewhile(
@@ -879,7 +764,11 @@ def main(argv: list[str]) -> int:
         if command == "eval":
             run_eval(parse(command, rest)[0])
             return 0
-        raise UserError(f"Unknown command {command!r}: there are train and eval.\n{usage()}")
+        if command in COMMANDS:
+            return importlib.import_module(f"commands.{command}").main(rest)
+        raise UserError(
+            f"Unknown command {command!r}: there are train, eval, {', '.join(COMMANDS)}.\n{usage()}"
+        )
     except (UserError, tasks.TaskError) as error:
         print(f"tinyr1: {error}", file=sys.stderr)
         return 2

@@ -115,15 +115,16 @@ def fake_rollout(model, seed=0, extra=0):
     return roll
 
 
-def gradient(cfg, extra=0, order=None, epochs_model=None):
+def gradient(cfg, extra=0, order=None, engine_gap=0.0):
     """The parameters after one SGD step, which are the gradient but for sign and start."""
     model, ref = small_model(), small_model(seed=1) if cfg.kl else None
     roll = fake_rollout(small_model(), extra=extra)
+    roll.logp = roll.logp + engine_gap * roll.mask
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
     adv = ADVANTAGE[cfg.adv](reward).flatten()
     keep = roll.finished | torch.tensor(cfg.overlong != "mask")
     if order is not None:
-        roll = rollout.Rollout(*(getattr(roll, f)[order] for f in roll.__dataclass_fields__))
+        roll = rollout.Rollout(*(getattr(roll, f)[order] for f in roll.__dataclass_fields__ if f != "steps"))
         adv, keep = adv[order], keep[order]
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -169,6 +170,17 @@ def test_update_equals_the_formula_written_out():
     (-objective).backward()
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert torch.allclose(gradient(cfg)[0], expected, atol=1e-6)
+
+
+def test_truncated_importance_correction():
+    """Every token was e^0.5 times less likely to the engine: it counts so much more, up to the cap."""
+    kw = dict(precision="fp32", grad_clip=1e9, max_new_tokens=9)
+    plain, metrics = gradient(Config(**kw), engine_gap=-0.5)
+    assert metrics["rollout_kl"] == pytest.approx(-0.5, abs=1e-5)
+    for cap, factor in ((2.0, math.exp(0.5)), (1.2, 1.2)):
+        assert torch.allclose(
+            gradient(Config(is_cap=cap, **kw), engine_gap=-0.5)[0], plain * factor, atol=1e-5
+        )
 
 
 def test_minibatches_and_epochs_leave_ratio_one():

@@ -153,6 +153,15 @@ def test_impossible_requests_are_refused():
         rollout.generate(model, [[]], 1, max_new_tokens=4)
 
 
+def test_samples_that_end_at_their_first_token_leave_their_slots_at_once():
+    model = make("qwen2")
+    kw = dict(max_new_tokens=6, eos_ids=list(range(50)), seed=5)
+    whole = rollout.generate(model, PROMPTS, 6, **kw).completions()
+    assert sum(len(c) == 1 for c in whole) > 12
+    for slots in (1, 4, 23):
+        assert rollout.generate(model, PROMPTS, 6, slots=slots, **kw).completions() == whole
+
+
 def test_every_prompt_is_prefilled_once(monkeypatch):
     seen, prefill = [], Decoder.prefill
 

@@ -1,0 +1,144 @@
+"""From a command line to a checked configuration: algorithm rows, presets, run folders, names, ranges."""
+
+import argparse
+import difflib
+import json
+import zlib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from runfolder import UserError
+
+
+class Parser(HfArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}. `{self.prog} --help` lists every knob.")
+
+
+def parse(Config, algorithms: dict, presets: dict, command: str, argv: list[str]):
+    """(config, preset's name or ""): Config's defaults < the row of --algo < the preset < the command line.
+    Errors: UserError.
+    """
+    parser = Parser(
+        Config,
+        prog=f"tinyr1.py {command}",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "preset", nargs="?", help=f"one of {', '.join(presets)}" + (", or a run folder" * (command == "eval"))
+    )
+    known = parser.parse_known_args(argv)[0]
+    preset = dict(presets.get(known.preset) or {})
+    if command == "eval" and known.preset and known.preset not in presets:
+        preset, known.preset = run_config(Config, presets, Path(known.preset)), None
+    elif known.preset and known.preset not in presets:
+        near = difflib.get_close_matches(known.preset, presets, 1)
+        raise UserError(
+            f"Unknown preset {known.preset!r}.{f' Did you mean {near[0]}?' if near else ''} "
+            f"There are: {', '.join(presets)}."
+        )
+    if "--task" in argv and known.task != preset.get("task", Config.task):
+        preset.pop("task_args", None)  # they are another task's
+    algo = known.algo if "--algo" in argv else preset.get("algo", Config.algo)
+    row = dict(algorithms[algo]) if known.preset or command == "train" else {}
+    parser.set_defaults(**row | preset)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [s for a in parser._actions for s in a.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
+        raise UserError(
+            f"Unknown knob {unknown[0]!r}.{f' Did you mean {near[0]}?' if near else ''} "
+            f"`python tinyr1.py {command} --help` lists them all."
+        )
+    cfg = Config(**{f.name: getattr(args, f.name) for f in fields(Config)})
+    if bad := [option for option in cfg.task_args if "=" not in option]:
+        raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
+    merged = dict(option.split("=", 1) for option in [*preset.get("task_args", []), *cfg.task_args])
+    # options of the preset stay unless they are named again; `name=` takes one away
+    cfg.task_args = [f"{k}={v}" for k, v in merged.items() if v]
+    defaults = {f.name: default(f) for f in fields(Config)}
+    changed = {
+        k: v
+        for k, v in vars(cfg).items()
+        if v != (row | preset).get(k, defaults[k]) and k not in ("name", "out", "overwrite")
+    }
+    cfg.name = cfg.name or "-".join(
+        [known.preset or Path(cfg.task).stem, *(f"{k}_{short(v)}" for k, v in changed.items())]
+    )
+    if len(cfg.name) > 100:  # a folder's name has a limit
+        cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
+    validate(cfg, command)
+    return cfg, known.preset or ""
+
+
+def run_config(Config, presets: dict, folder: Path) -> dict:
+    """The knobs of a finished run, with its trained model, as defaults for `eval`."""
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+        knobs = {f.name: saved["config"].get(f.name, default(f)) for f in fields(Config)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder} is neither a preset ({', '.join(presets)}) nor a run folder: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if not (folder / "final").is_dir():
+        raise UserError(
+            f"The run {folder} has not finished: it has no folder final/. Run it again to go on with it."
+        )
+    here = {
+        "model": str(folder / "final"),
+        "name": folder.resolve().name,
+        "out": str(folder.resolve().parent),
+    }
+    return knobs | here | {"device": "auto", "precision": "auto"}
+
+
+def default(f):
+    """The default value of a dataclass's field."""
+    return f.default if f.default is not MISSING else f.default_factory()
+
+
+def short(value) -> str:
+    """A knob's value as part of a folder's name."""
+    text = "+".join(value) if isinstance(value, list) else str(value)
+    return "".join(c if c.isalnum() or c in "._=+-" else "_" for c in Path(text).name)[:60]
+
+
+RANGES = {  # knob -> smallest and largest value; what is not here has its own check or none
+    **dict.fromkeys("prompts group max_new_tokens epochs minibatches steps micro_tokens".split(), (1, 10**9)),
+    **dict.fromkeys("eval_problems eval_samples save_every bad_steps overlong_buffer".split(), (1, 10**9)),
+    **dict.fromkeys("warmup probe_every probe_problems keep_samples kl".split(), (0, 10**9)),
+    **dict.fromkeys("weight_decay is_cap".split(), (0, 10**9)),
+    **dict.fromkeys("lr grad_clip top_p".split(), (1e-12, 10**9)),
+    "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
+}  # fmt: skip
+
+
+def validate(cfg, command: str) -> None:
+    """UserError for a value that is out of range or does not go with the others."""
+    for name, (low, high) in RANGES.items():
+        if not low <= getattr(cfg, name) <= high:  # also refuses NaN
+            raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
+    if cfg.overlong == "penalise" and cfg.overlong_buffer > cfg.max_new_tokens:
+        raise UserError(
+            f"--overlong_buffer {cfg.overlong_buffer} must not exceed --max_new_tokens {cfg.max_new_tokens}."
+        )
+    if cfg.probe_every and not cfg.probe_problems:
+        raise UserError(
+            "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluations."
+        )
+    if command == "train" and cfg.temperature == 0:
+        raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
+    if cfg.top_p > 1:
+        raise UserError(f"--top_p {cfg.top_p} must not exceed 1.")
+    if cfg.group == 1:
+        raise UserError(
+            "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
+        )
+    if cfg.prompts * cfg.group % cfg.minibatches:
+        raise UserError(
+            f"--minibatches {cfg.minibatches} must divide prompts*group = {cfg.prompts * cfg.group}."
+        )
