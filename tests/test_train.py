@@ -297,7 +297,8 @@ def test_a_full_disk_keeps_the_old_checkpoint(tiny, tmp_path, capsys, monkeypatc
 
 
 def test_every_knob_is_read():
-    source = "".join((HERE / f).read_text() for f in ("tinyr1.py", "runfolder.py", "models.py"))
+    files = ("tinyr1.py", "knobs.py", "runfolder.py", "models.py")
+    source = "".join((HERE / f).read_text() for f in files)
     unread = [
         f.name for f in fields(tinyr1.Config) if f"cfg.{f.name}" not in source and f'"{f.name}"' not in source
     ]
