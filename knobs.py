@@ -70,7 +70,7 @@ def parse(Config, algorithms: dict, presets: dict, command: str, argv: list[str]
     )
     if len(cfg.name) > 100:  # a folder's name has a limit
         cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
-    validate(cfg, command)
+    validate(cfg, command, changed)
     return cfg, known.preset or ""
 
 
@@ -111,14 +111,32 @@ RANGES = {  # knob -> smallest and largest value; what is not here has its own c
     **dict.fromkeys("prompts group max_new_tokens epochs minibatches steps micro_tokens".split(), (1, 10**9)),
     **dict.fromkeys("eval_problems eval_samples save_every bad_steps overlong_buffer".split(), (1, 10**9)),
     **dict.fromkeys("warmup probe_every probe_problems keep_samples kl".split(), (0, 10**9)),
-    **dict.fromkeys("weight_decay is_cap".split(), (0, 10**9)),
-    **dict.fromkeys("lr grad_clip top_p".split(), (1e-12, 10**9)),
+    **dict.fromkeys("weight_decay is_cap clip_dual kl_target entropy value_clip aux_lr".split(), (0, 10**9)),
+    **dict.fromkeys("aux_warmup token_budget".split(), (0, 10**15)),
+    **dict.fromkeys("lr grad_clip top_p prm_beta".split(), (1e-12, 10**9)),
+    **dict.fromkeys("gamma lam band_low band_high".split(), (0, 1)), "resample": (0, 127),
     "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
 }  # fmt: skip
 
 
-def validate(cfg, command: str) -> None:
-    """UserError for a value that is out of range or does not go with the others."""
+IDLE = {  # knobs that cannot act -> (when, what they would need); asking for one by hand is refused
+    "critic value_clip lam": (lambda cfg: cfg.aux != "critic", "--aux critic (or --algo ppo)"),
+    "prm_beta": (lambda cfg: cfg.aux != "prm", "--aux prm (or --algo prime)"),
+    "aux_lr aux_warmup": (lambda cfg: cfg.aux == "none", "--aux critic or --aux prm"),
+    "gamma": (lambda cfg: cfg.adv not in ("return", "gae") and cfg.aux != "prm", "--adv return or gae"),
+    "kl_in kl_target": (lambda cfg: cfg.kl == 0, "--kl above 0"),
+    "resample": (lambda cfg: not filters(cfg), "a filter: --drop_dead True, --band_low or --band_high"),
+}
+
+
+def filters(cfg) -> bool:
+    return cfg.drop_dead or cfg.band_low > 0 or cfg.band_high < 1
+
+
+def validate(cfg, command: str, changed=()) -> None:
+    """UserError for a value that is out of range or does not go with the others; `changed` are the knobs
+    that were given by hand.
+    """
     for name, (low, high) in RANGES.items():
         if not low <= getattr(cfg, name) <= high:  # also refuses NaN
             raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
@@ -134,7 +152,8 @@ def validate(cfg, command: str) -> None:
         raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
     if cfg.top_p > 1:
         raise UserError(f"--top_p {cfg.top_p} must not exceed 1.")
-    if cfg.group == 1:
+    compares = cfg.adv in ("zscore", "centred", "loo") or cfg.aux == "prm" or cfg.drop_dead
+    if cfg.group == 1 and compares:
         raise UserError(
             "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
         )
@@ -142,3 +161,23 @@ def validate(cfg, command: str) -> None:
         raise UserError(
             f"--minibatches {cfg.minibatches} must divide prompts*group = {cfg.prompts * cfg.group}."
         )
+    for names, (idle, needs) in IDLE.items():
+        for name in names.split():
+            if name in changed and getattr(cfg, name) and idle(cfg):
+                raise UserError(f"--{name} {getattr(cfg, name)} does nothing here: it needs {needs}.")
+    clashes = {
+        "--adv gae needs the values of states, and there is no critic: give --aux critic, or --algo ppo.":
+            cfg.adv == "gae" and cfg.aux != "critic",
+        "--aux critic is of use only to --adv gae: give that too, or --algo ppo.":
+            cfg.aux == "critic" and cfg.adv != "gae",
+        "--ratio sequence has one ratio a response, so it takes one advantage a response: --adv zscore, "
+        "centred or loo, without a process reward model.":
+            cfg.ratio == "sequence" and (cfg.adv in ("return", "gae") or cfg.aux == "prm"),
+        "--clip_dual must be above 1 (2 to 3 are usual), and --surrogate cispo has nothing to bound.":
+            cfg.clip_dual > 0 and (cfg.clip_dual <= 1 or cfg.surrogate == "cispo"),
+        f"--band_low {cfg.band_low} must not exceed --band_high {cfg.band_high}.":
+            cfg.band_low > cfg.band_high,
+    }  # fmt: skip
+    for message, clash in clashes.items():
+        if clash:
+            raise UserError(message)

@@ -45,6 +45,22 @@ def pick_precision(asked: str, device: torch.device) -> str:
     return "bf16" if best["bf16"] < best["fp32"] / 1.5 else "fp32"
 
 
+def peak_gb(device: str, reset: bool = False) -> float:
+    """Peak memory in GB since the last reset (of the process on a CPU, of torch on a GPU)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats() if reset else None
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+    except OSError:  # not Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # Gemma 2, Cohere, Granite
 
 

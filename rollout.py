@@ -57,6 +57,22 @@ class Rollout:
         return [ids[start : start + n] for ids, start, n in rows]
 
 
+def join(parts: list[Rollout]) -> Rollout:
+    """One Rollout of all rows, padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    L = max(part.ids.shape[1] for part in parts)
+
+    def wide(x, width):  # (n,w) -> (n,width); what is behind a sample's end means nothing
+        return F.pad(x, (0, width - x.shape[1]))
+
+    ids, logp = (torch.cat(x) for x in zip(*((wide(p.ids, L), wide(p.logp, L - 1)) for p in parts)))
+    prompt_len, length, finished = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("prompt_len", "length", "finished")
+    )
+    return Rollout(ids, prompt_len, length, logp, finished, sum(part.steps for part in parts))
+
+
 def keep_memory() -> None:
     """Tell glibc to keep freed memory: on some machines returning every large temporary to the kernel
     halves the speed.

@@ -2,17 +2,21 @@
 reinforcement learning.
 """
 
+import contextlib
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import transformers
+from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 
@@ -185,3 +189,37 @@ class Run:
         """
         files = ("metrics.jsonl", "samples.jsonl")
         return {f: (self.path / f).stat().st_size if (self.path / f).exists() else 0 for f in files}
+
+
+# ---------------------------------------------------------------- a run's time and its end
+
+
+class Interrupt:
+    """The first Ctrl-C lets the step finish and saves; the second one stops at once."""
+
+    def __enter__(self):
+        self.asked = False
+        self.before = [(s, signal.signal(s, self.ask)) for s in (signal.SIGINT, signal.SIGTERM)]
+        return self
+
+    def ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        tqdm.write(
+            "\nstopping after this step, then saving (Ctrl-C again stops at once; the last checkpoint stays)"
+        )
+
+    def __exit__(self, *_):
+        for s, handler in self.before:
+            signal.signal(s, handler)
+
+
+class Clock(dict):
+    """Seconds by phase: `with clock("sample"): ...`."""
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str):
+        begin = time.perf_counter()
+        yield
+        self[phase] = self.get(phase, 0.0) + time.perf_counter() - begin

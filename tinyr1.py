@@ -7,28 +7,24 @@
     python tinyr1.py eval runs/mini                    pass@1, pass@k, cons@k of a run, or of any --model
 
 One training step, top to bottom in `train`: collect (sample G answers to each of B questions with the
-weights being trained), score (the task reads the text), advantage, update, log. What PPO has and this
-leaves out: GRPO's advantage is the reward's z-score within the G answers to one question, so there is no
-critic; with one update a rollout the policy is its own old policy and the ratio is 1, yet its gradient is
-the policy gradient.
+weights being trained), score (the task reads the text), advantage, update, log. GRPO's advantage is the
+reward's z-score within the G answers to one question, so it needs no critic; with one update a rollout the
+policy is its own old policy and the ratio is 1, yet its gradient is the policy gradient. The other algorithms
+are rows of ALGORITHMS; what PPO and PRIME keep beside the policy is in critic.py.
 
 Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T = L-1. Position t of any
 (N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
 """
 
 import collections
-import contextlib
 import importlib
 import inspect
 import itertools
 import json
 import math
-import numbers
-import signal
-import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +35,11 @@ from tqdm import tqdm
 import knobs
 import rollout
 import tasks
+from critic import Critic, ImplicitPRM, gae
+from metrics import finish, interval, majority, pass_at_k, sample_records, summarise
 from models import load_model, pick_device, pick_precision, stop_ids
-from plots.summary import show, table
-from runfolder import HERE, Run, UserError, environment, write_atomically, write_json
+from plots.summary import table
+from runfolder import HERE, Clock, Interrupt, Run, UserError, environment, write_atomically, write_json
 
 # ---------------------------------------------------------------- configuration
 
@@ -67,26 +65,49 @@ class Config:
     temperature: float = knob(1.0, "of training and evaluation samples")
     top_p: float = knob(1.0, "nucleus of all samples; log-probabilities are those of the whole distribution")
     # the algorithm: a name sets defaults, every knob can be overridden
-    algo: str = knob("grpo", "sets the defaults of the knobs of its row in ALGORITHMS", ["grpo", "drgrpo"])
-    adv: str = knob("zscore", "advantage from the rewards of a group", ["zscore", "centred"])
-    weight: str = knob("sequence", "how tokens are weighed in the loss", ["sequence", "token", "constant"])
+    algo: str = knob("grpo", "sets the defaults of the knobs of its row in ALGORITHMS",
+                     "grpo drgrpo dapo rloo reinforce++ gspo cispo ppo prime".split())  # fmt: skip
+    adv: str = knob("zscore", "advantage, from the rewards of a group (loo: leave-one-out) or of each token",
+                    ["zscore", "centred", "loo", "return", "gae"])  # fmt: skip
+    whiten: bool = knob(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
+    gamma: float = knob(1.0, "discount a token of return, gae and PRIME's process rewards")
+    lam: float = knob(1.0, "lambda of gae")
+    weight: str = knob("sequence", "how tokens are weighed in the loss: WEIGHTS",
+                       ["sequence", "token", "constant", "sum"])  # fmt: skip
+    surrogate: str = knob("clip", "clip: PPO's; cispo: the clipped ratio weighs log pi", ["clip", "cispo"])
+    ratio: str = knob("token", "importance ratio of a token, or of the sequence", ["token", "sequence"])
     clip_low: float = knob(0.2, "the ratio is clipped at 1 - clip_low")
     clip_high: float = knob(0.2, "the ratio is clipped at 1 + clip_high")
+    clip_dual: float = knob(0.0, "bounds the objective of a negative advantage at so many times it; 0: no")
     kl: float = knob(0.0, "coefficient of the KL penalty to the initial policy; 0 keeps no reference model")
     kl_estimator: str = knob("k3", "estimator of that KL", ["k1", "k2", "k3"])
+    kl_in: str = knob("loss", "where it is subtracted: see ALGORITHMS", ["loss", "reward"])
+    kl_target: float = knob(0.0, "nats a response towards which --kl is steered, step by step; 0: fixed")
+    entropy: float = knob(0.0, "coefficient of the entropy bonus")
     epochs: int = knob(1, "passes over the samples of a step")
     minibatches: int = knob(1, "optimizer steps a pass")
     is_cap: float = knob(
         0.0, "weigh tokens by min(trainer's / engine's probability, is_cap); 0 for no such correction"
     )
-    drop_dead: bool = knob(
-        False, "leave groups whose rewards are all equal out of the batch (and of its means)"
-    )
+    drop_dead: bool = knob(False, "leave groups whose task rewards are all equal out of the batch's means")
+    band_low: float = knob(0.0, "leave groups out whose share of right answers is smaller")
+    band_high: float = knob(1.0, "leave groups out whose share of right answers is larger")
+    resample: int = knob(0, "most extra draws of new prompts in the place of the groups left out")
     overlong: str = knob("keep", "samples cut at the cap: keep, mask the loss, or penalise softly before it",
                          ["keep", "mask", "penalise"])  # fmt: skip
     overlong_buffer: int = knob(64, "tokens before the cap over which the soft penalty grows from 0 to 1")
+    aux: str = knob("none", "model beside the policy: critic, or implicit PRM", ["none", "critic", "prm"])
+    critic: str = knob("copy", "values from a copy of the backbone, or a head on the policy's own features",
+                       ["copy", "head"])  # fmt: skip
+    value_clip: float = knob(0.2, "a value moves at most so far from the old one in its loss; 0: no bound")
+    prm_beta: float = knob(0.05, "process reward = prm_beta * log(PRM / reference)")
+    aux_lr: float = knob(0.0, "learning rate of the model beside the policy; 0: that of --lr")
+    aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
+    reward_mode: str = knob("task", "whose rewards train: the task's, or a control's (CONTROLS)",
+                            ["task", "random", "format_only", "inverted"])  # fmt: skip
     # optimization
     steps: int = knob(60, "training steps")
+    token_budget: int = knob(0, "end once so many tokens were sampled, if before --steps; 0: no budget")
     lr: float = knob(2e-4, "peak learning rate of AdamW")
     warmup: int = knob(3, "steps of linear warm-up")
     schedule: str = knob("constant", "learning rate after the warm-up", ["constant", "cosine"])
@@ -115,35 +136,50 @@ class Config:
     overwrite: bool = knob(False, "delete a run folder of the same name first")
 
 
+# An algorithm is a row of knobs; a preset comes after it (`mini` has no KL), the command line after both.
+# With ratio r = pi/pi_old, A = adv and w = weight, every row maximises, over the tokens t of the batch,
+#     sum_t w_t [ min(r_t A_t, clip(r_t) A_t) - kl k(pi_t/ref_t) ]     with --kl_in loss, or
+#     sum_t w_t   min(r_t A_t, clip(r_t) A_t)                          with --kl_in reward, where A comes from
+# the responses' R - kl sum_t k(pi_old_t/ref_t) (zscore, centred, loo), or from the token rewards
+# R [t is the last] - kl k(pi_old_t/ref_t) (return, gae). The sources disagree about GRPO: DeepSeekMath's
+# (2402.03300, eq. 3 and 4) has k3 in the loss; `--kl_in reward --kl_estimator k1` is PPO's way (its eq. 2),
+# and then the z-score divides the penalty by the group's deviation too. In the loss the gradient flows
+# through the estimator: on samples of the policy k2 gives on average that of KL(pi || ref), k3 that of
+# KL(ref || pi), k1 none. In the reward it is k1 that gives the gradient of KL(pi || ref).
 ALGORITHMS = {
-    "grpo": dict(
-        adv="zscore", weight="sequence", clip_low=0.2, clip_high=0.2, kl=0.04, kl_estimator="k3"
-    ),  # 2402.03300
-    "drgrpo": dict(adv="centred", weight="constant", clip_low=0.2, clip_high=0.2, kl=0.0),  # 2503.20783
-}
+    "grpo": dict(adv="zscore", weight="sequence", kl=0.04, kl_estimator="k3"),  # 2402.03300, eq. 3, 4, 21
+    "drgrpo": dict(adv="centred", weight="constant"),  # 2503.20783
+    "dapo": dict(adv="zscore", weight="token", clip_low=0.2, clip_high=0.28, drop_dead=True, resample=8,
+                 overlong="penalise"),  # 2503.14476, eq. 8, 11, 13
+    "rloo": dict(adv="loo", weight="sum", kl=0.03, kl_estimator="k1", kl_in="reward"),  # 2402.14740
+    "reinforce++": dict(adv="return", whiten=True, weight="token", kl=0.01, kl_estimator="k1",
+                        kl_in="reward"),  # 2501.03262
+    "gspo": dict(adv="zscore", weight="sequence", ratio="sequence", clip_low=3e-4,
+                 clip_high=4e-4),  # 2507.18071
+    "cispo": dict(adv="zscore", weight="token", surrogate="cispo", clip_low=1.0,
+                  clip_high=4.0),  # 2506.13585: no lower bound; the upper one is that of 2510.13786
+    "ppo": dict(adv="gae", whiten=True, weight="token", kl=0.001, kl_estimator="k1", kl_in="reward",
+                aux="critic"),  # 1707.06347, 1506.02438; gamma = lam = 1 and the KL as in TinyZero
+    "prime": dict(adv="loo", weight="token", aux="prm", band_low=0.2, band_high=0.8,
+                  resample=3),  # 2502.01456
+}  # fmt: skip
 
 # TinyZero's figures for Countdown (its train_tiny_zero scripts); the group of 5 is its GRPO setting
 TINYZERO = dict(
     task_args=["data=Jiayi-Pan/Countdown-Tasks-3to4", "wording=tinyzero", "reward=tinyzero"],
     template="tinyzero", prompts=256, group=5, minibatches=2, max_new_tokens=1024, lr=1e-6, warmup=0,
     kl=0.001, steps=200, eval_problems=512, eval_samples=1, probe_every=20, save_every=20, micro_tokens=16384,
-    gradient_checkpointing=True,
+    gradient_checkpointing=True, aux_lr=1e-5,
 )  # fmt: skip
 PRESETS = {
     "mini": dict(
-        task_args=["numbers=3", "high=13", "wording=short", "reward=binary"],
-        kl=0.0,
-        lr=4e-4,
-        steps=70,
-        schedule="cosine",
-        max_new_tokens=512,
-        overlong="penalise",
-        overlong_buffer=128,
-    ),  # fmt: skip
+        task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
+        schedule="cosine", max_new_tokens=512, overlong="penalise", overlong_buffer=128,
+    ),
     "0.5b": dict(TINYZERO, model="Qwen/Qwen2.5-0.5B"),
     "1.5b": dict(TINYZERO, model="Qwen/Qwen2.5-1.5B"),
     "3b": dict(TINYZERO, model="Qwen/Qwen2.5-3B"),
-}
+}  # fmt: skip
 GPU_GB = {
     "mini": 0,
     "0.5b": 22,
@@ -211,7 +247,7 @@ def held_out(task, cfg: Config, tokenizer) -> list[Problem]:
 LOGITS = 2**25  # elements of a chunk of logits
 
 
-def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float):
+def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, entropy_grad=False):
     """Log-probability (n,T) of every completion token ids[:, t+1] under the model, and the entropy (n,T)
     there; 0 elsewhere.
 
@@ -219,17 +255,17 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float)
     The vocabulary dimension exists here only, for completion tokens only, and in chunks that the backward
     pass recomputes.
     """
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][
-        mask
-    ]  # (M,H) of the M tokens
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = hidden[:, :-1][mask]  # (M,H) of the M tokens
     chosen = ids[:, 1:][mask]  # (M,)
     head = model.get_output_embeddings()
 
     def chunk(hidden, chosen):
-        logits = head(hidden).float() / temperature  # (m,V)
+        logits = head(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # (m,V)
         logZ = logits.logsumexp(-1)  # (m,)
         logp = logits.gather(-1, chosen[:, None])[:, 0] - logZ
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
             entropy = logZ - (torch.softmax(logits, -1) * logits).sum(-1)
         return logp, entropy
 
@@ -247,11 +283,14 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float)
     return full.masked_scatter(mask, logp), full.masked_scatter(mask, entropy)
 
 
-ADVANTAGE = {  # reward (B,G) -> advantage (B,G)
+ADVANTAGE = {  # reward (B,G) of whole responses -> advantage (B,G), the same for each of their tokens
     "zscore": lambda reward: (
         (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-6)
     ),  # 2402.03300, 4.1.2
     "centred": lambda reward: reward - reward.mean(1, keepdim=True),  # Dr. GRPO, 2503.20783
+    "loo": lambda reward: (
+        reward - (reward.sum(1, keepdim=True) - reward) / (reward.shape[1] - 1)
+    ),  # leave-one-out: RLOO, 2402.14740
 }
 
 WEIGHTS = {  # mask (N,T), max_new_tokens -> weight (N,T) of the optimizer batch: micro-batches just add up
@@ -260,6 +299,7 @@ WEIGHTS = {  # mask (N,T), max_new_tokens -> weight (N,T) of the optimizer batch
     ),  # 1/N sum 1/|o|: 2402.03300, eq. 3
     "token": lambda mask, cap: mask / mask.sum().clamp(min=1),  # DAPO, 2503.14476, eq. 8
     "constant": lambda mask, cap: mask / (len(mask) * cap),  # Dr. GRPO: a constant in the place of the length
+    "sum": lambda mask, cap: mask / len(mask),  # the log-probability of the response: RLOO, 2402.14740
 }
 
 KL = {  # log(policy/reference) -> estimate of KL(policy || reference), joschu.net/blog/kl-approx.html
@@ -269,20 +309,136 @@ KL = {  # log(policy/reference) -> estimate of KL(policy || reference), joschu.n
 }
 
 
-def policy_loss(logp, old_logp, adv, weight, cfg: Config, ref_logp=None):
-    """The clipped surrogate plus the KL penalty, summed under `weight`; all (n,T). Returns the loss and
-    metric sums.
+SURROGATE = {  # ratio, the clipped ratio, advantage, log-probability, all (n,T) -> objective (n,T)
+    "clip": lambda ratio, clipped, adv, logp: torch.minimum(ratio * adv, clipped * adv),  # PPO, 1707.06347
+    "cispo": lambda ratio, clipped, adv, logp: clipped.detach() * adv * logp,  # 2506.13585
+}
+
+
+def policy_loss(logp, old_logp, adv, weight, cfg: Config, ref_logp=None, entropy=None):
+    """Minus the surrogate objective, less the KL penalty (with ref_logp), plus the entropy bonus (with
+    entropy), summed under `weight`; all (n,T). Returns the loss and metric sums (n,T).
 
     GRPO, 2402.03300, eq. 3: min(ratio*adv, clip(ratio)*adv) - kl * KL(policy || reference).
     """
-    ratio = torch.exp(logp - old_logp)
+    log_ratio = logp - old_logp
+    if cfg.ratio == "sequence":  # the geometric mean over the response: GSPO, 2507.18071, eq. 7
+        inside = weight != 0
+        log_ratio = (log_ratio * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp(min=1)
+    ratio = torch.exp(log_ratio).expand_as(logp)
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
-    objective = torch.minimum(ratio * adv, clipped * adv)
+    objective = SURROGATE[cfg.surrogate](ratio, clipped, adv, logp)
+    if cfg.clip_dual:  # 1912.09729, eq. 5
+        objective = torch.where(adv < 0, torch.maximum(objective, cfg.clip_dual * adv), objective)
     sums = {"clip_frac": ((clipped != ratio) & (clipped * adv < ratio * adv)).float()}
     if ref_logp is not None:
         sums["kl"] = KL[cfg.kl_estimator](logp - ref_logp)
         objective = objective - cfg.kl * sums["kl"]
+    if entropy is not None:
+        objective = objective + cfg.entropy * entropy
     return -(objective * weight).sum(), sums
+
+
+@dataclass
+class Batch:
+    """The N samples of a step and what becomes known of them on the way to `update`. (N,T) tensors mean
+    nothing outside `active`.
+    """
+
+    cfg: Config
+    step: int
+    roll: rollout.Rollout
+    reward: torch.Tensor  # (B,G) the task's (or the control's), less the penalty for length
+    outcome: torch.Tensor  # (B,G) bool, right or wrong
+    keep: torch.Tensor  # (N,) bool, False: the row's tokens get no loss
+    counted: torch.Tensor  # (N,) bool, False: the row is left out of the batch and its means
+    old_logp: torch.Tensor | None = (
+        None  # (N,T) under the policy before the update; None where it is not needed
+    )
+    ref_logp: torch.Tensor | None = None  # (N,T) under the initial policy; None where it is not needed
+    value: torch.Tensor | None = None  # (N,T) the critic's, of the state before each token
+    ret: torch.Tensor | None = None  # (N,T) what the critic should have said
+    process: torch.Tensor | None = None  # (N,T) PRIME's advantage by process rewards
+    adv: torch.Tensor | None = None  # (N,T)
+
+    def __post_init__(self):
+        self.mask = self.roll.mask  # (N,T) bool, the tokens of the completions
+        self.active = self.mask & (self.keep & self.counted)[:, None]  # (N,T) bool, those with a loss
+        self.total = self.roll.prompt_len + self.roll.length  # (N,)
+        self.rows = torch.nonzero(self.counted)[:, 0]
+
+    def micro(self, rows):
+        """Micro-batches of these rows: (rows, where they are in (N,T) tensors, ids (n,L'), mask (n,L'-1))."""
+        for part, width in micro_batches(rows, self.total, self.cfg.micro_tokens):
+            yield part, (part, slice(width - 1)), self.roll.ids[part, :width], self.mask[part, : width - 1]
+
+    def autocast(self):
+        kind = self.roll.ids.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.cfg.precision == "bf16")
+
+    def logp(self, network, ids, mask, entropy_grad=False):
+        with self.autocast():
+            return token_logp(network, ids, mask, self.cfg.temperature, entropy_grad)
+
+    @torch.no_grad()
+    def stored(self, score) -> torch.Tensor:
+        """(N,T) of score(ids, mask) under fixed weights."""
+        out = torch.zeros_like(self.roll.logp)
+        for _, at, ids, mask in self.micro(self.rows):
+            out[at] = score(ids, mask).to(out.dtype)
+        return out
+
+    def parts(self):
+        """The rows of each optimizer step, `epochs` x `minibatches` of them."""
+        shuffle = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
+        for _ in range(self.cfg.epochs):
+            order = torch.randperm(len(self.rows), generator=shuffle).to(self.rows.device)
+            yield from self.rows[order].chunk(self.cfg.minibatches)
+
+
+def recall(batch: Batch, model, ref) -> dict:
+    """Store the log-probabilities under the present policy and the reference, where something needs them."""
+    cfg = batch.cfg
+    in_reward = ref is not None and cfg.kl > 0 and cfg.kl_in == "reward"
+    model.train()
+    if ref is not None:
+        batch.ref_logp = batch.stored(lambda *x: batch.logp(ref, *x)[0])
+    if cfg.epochs * cfg.minibatches > 1 or in_reward:
+        batch.old_logp = batch.stored(lambda *x: batch.logp(model, *x)[0])
+    if not in_reward:
+        return {}
+    kl = KL[cfg.kl_estimator](batch.old_logp - batch.ref_logp)[batch.active]
+    return {"kl": kl.sum().item() / max(1, len(kl))}
+
+
+def advantage(batch: Batch) -> torch.Tensor:
+    """(N,T) advantages, 0 where not active. KL in the reward enters here; fills batch.ret for the critic."""
+    cfg, zero, penalty = batch.cfg, torch.zeros_like(batch.roll.logp), None
+    reward = batch.reward.to(zero.dtype)  # (B,G)
+    if cfg.kl and cfg.kl_in == "reward":
+        penalty = cfg.kl * KL[cfg.kl_estimator](batch.old_logp - batch.ref_logp) * batch.active  # (N,T)
+    if cfg.adv in ADVANTAGE:
+        if penalty is not None:
+            reward = reward - penalty.sum(1).view_as(reward)
+        # equal rewards carry no signal, though rounding could make their mean differ from them
+        equal = (reward == reward[:, :1]).all(1, keepdim=True)
+        adv = ADVANTAGE[cfg.adv](reward).masked_fill(equal, 0.0).view(-1, 1).expand_as(zero)
+    else:
+        token_reward = zero.scatter(1, (batch.total - 2)[:, None], reward.view(-1, 1))  # on the last token
+        token_reward = token_reward - (0.0 if penalty is None else penalty)
+        value = zero if cfg.adv == "return" else batch.value
+        adv = gae(token_reward, value, batch.active, cfg.gamma, 1.0 if cfg.adv == "return" else cfg.lam)
+        batch.ret = adv + value
+    adv = adv.masked_fill(~batch.active, 0.0)
+    if batch.process is not None:
+        adv = adv + batch.process
+    if cfg.whiten:  # in float64, so that equal advantages become 0 and not rounding / rounding
+        inside = adv[batch.active].double()
+        centred = inside - inside.mean()
+        adv = zero.masked_scatter(
+            batch.active, (centred / (centred.pow(2).mean().sqrt() + 1e-8)).to(adv.dtype)
+        )
+    return adv
 
 
 def overlong(cfg: Config, reward, length, finished):
@@ -321,40 +477,76 @@ def sampling_dtype(model, cfg: Config) -> torch.dtype:
     return torch.bfloat16 if model.device.type == "cuda" and cfg.precision == "bf16" else torch.float32
 
 
-def score(task, batch: list[Problem], texts: list[str], G: int) -> list[dict]:
-    """The task's verdict on each text. A verifier that fails is counted in `verifier_error` and rewards 0."""
-    results = []
+CONTROLS = {  # --reward_mode: is it the reward? A task's result, a uniform number -> the reward in its place
+    "random": lambda result, u: float(u < 0.5),
+    "format_only": lambda result, u: float(
+        result["answer"] is not None
+    ),  # any answer, where one is looked for
+    "inverted": lambda result, u: float(not result["correct"]),
+}
+
+
+def score(task, batch: list[Problem], texts: list[str], G: int, mode: str = "task", seed=0) -> list[dict]:
+    """The task's verdict on each text. A verifier that fails is counted in `verifier_error` and rewards 0.
+
+    A control (`mode`, drawn from `seed`) replaces the reward and leaves it in `task_reward`.
+    """
+    results, chance = [], np.random.default_rng(seed).random(len(texts) if mode != "task" else 0)
     for i, text in enumerate(texts):
         try:
             result = task.reward(text, batch[i // G].example)
             checked = {"reward": float(result["reward"]), "correct": bool(result["correct"])}
-            results.append({"verifier_error": 0.0, **result, **checked})
+            result = {"verifier_error": 0.0, **result, **checked}
+            if mode != "task":
+                seen = {"answer": tasks.extract_answer(text), **result}
+                result |= {"task_reward": result["reward"], "reward": CONTROLS[mode](seen, chance[i])}
+            results.append(result)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             results.append({"verifier_error": 1.0, "reward": 0.0, "correct": False, "error": message})
     return results
 
 
-def summarise(results: list[dict], roll: rollout.Rollout) -> dict:
-    """Means over the samples: of every numeric key a task reports (where present), and of lengths by
-    outcome.
+def informative(cfg: Config, results: list[dict]) -> np.ndarray:
+    """(B,) bool, the groups that the filters let in: DAPO, 2503.14476, eq. 11; PRIME, 2502.01456."""
+    reward = np.array([r["reward"] for r in results]).reshape(-1, cfg.group)  # (B,G)
+    share = np.array(outcome(cfg, results)).reshape(-1, cfg.group).mean(1)  # (B,)
+    keep = (cfg.band_low <= share) & (share <= cfg.band_high)
+    return keep & (reward != reward[:, :1]).any(1) if cfg.drop_dead else keep
+
+
+def outcome(cfg: Config, results: list[dict]) -> list[bool]:
+    """Right or wrong as training is told it: a control's reward is 0 or 1, and nothing else may leak."""
+    return [r["correct"] if cfg.reward_mode == "task" else r["reward"] > 0.5 for r in results]
+
+
+def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
+    """Collect and score: (problems, Rollout, texts, results). Where the filters leave groups out, new prompts
+    take their places, in at most `resample` further draws; what was left out stays in, for the metrics.
     """
-    length, finished = roll.length.float().cpu(), roll.finished.cpu()
-    correct = torch.tensor([r["correct"] for r in results])
-    keys = dict.fromkeys(
-        k for r in results for k, v in r.items() if isinstance(v, numbers.Number) and k != "correct"
-    )
-    m = {k: float(np.mean([r[k] for r in results if k in r])) for k in keys}
-    m |= {
-        "accuracy": correct.float().mean().item(),
-        "tokens": length.mean().item(),
-        "tokens_max": length.max().item(),
-    }
-    m["cut_share"] = (~finished).float().mean().item()
-    for name, rows in (("correct", correct), ("wrong", ~correct & finished), ("cut", ~finished)):
-        if rows.any():
-            m[f"tokens_{name}"] = length[rows].mean().item()
-    return m
+    batch, rolls, texts, results, full = [], [], [], [], 0
+    for attempt in range(1 + cfg.resample):
+        new = list(itertools.islice(stream, cfg.prompts - full))
+        with clock("sample"):
+            seed = (cfg.seed << 32) + (attempt << 24) + step
+            roll, said = collect(model, tokenizer, new, cfg.group, cfg, seed)
+        with clock("score"):
+            verdicts = score(task, new, said, cfg.group, cfg.reward_mode, (cfg.seed, step, attempt))
+        batch, rolls, texts, results = batch + new, [*rolls, roll], texts + said, results + verdicts
+        full += int(informative(cfg, verdicts).sum())
+        if full == cfg.prompts:
+            break
+    return batch, rollout.join(rolls), texts, results
+
+
+def assess(cfg: Config, step: int, roll: rollout.Rollout, results: list[dict]) -> Batch:
+    """The Batch of these samples: shaped rewards, and which rows count."""
+    device = roll.ids.device
+    reward = torch.tensor([r["reward"] for r in results], dtype=torch.float32, device=device)  # (N,)
+    reward, keep = overlong(cfg, reward, roll.length, roll.finished)
+    right = torch.tensor(outcome(cfg, results), device=device).view(-1, cfg.group)  # (B,G)
+    counted = torch.tensor(informative(cfg, results), device=device).repeat_interleave(cfg.group)  # (N,)
+    return Batch(cfg, step, roll, reward.view(-1, cfg.group), right, keep, counted)
 
 
 def micro_batches(rows: torch.Tensor, total: torch.Tensor, budget: int):
@@ -368,105 +560,80 @@ def micro_batches(rows: torch.Tensor, total: torch.Tensor, budget: int):
         rows = rows[max(1, budget // width) :]
 
 
-def update(model, ref, optimizer, roll: rollout.Rollout, adv, keep, counted, cfg: Config, step: int) -> dict:
-    """`epochs` x `minibatches` optimizer steps on the rows of a rollout. All (N,): adv, keep (False: the
-    row's tokens get no loss), counted (False: the row is left out of the batch and its means). Gives metrics.
-
-    Rows whose advantage is 0 have no gradient without a KL penalty: they count in the loss's means but are
-    not computed, so entropy, clip_frac, kl and rollout_kl are means over the tokens of the other rows.
-    A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
+def backward(model, batch: Batch, rows, weight):
+    """Add the gradient of these rows' loss under weight (N,T), which is normalised over the whole optimizer
+    batch: (loss, sums of the metrics over tokens, tokens). Micro-batches, like the parts of ranks, add up.
     """
-    mask_all, total = roll.mask, roll.prompt_len + roll.length
-    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
-    shuffle = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-    batch = torch.nonzero(counted)[:, 0]
+    cfg, roll, total, count, sums = batch.cfg, batch.roll, 0.0, 0, {}
+    for _, at, ids, mask in batch.micro(rows):
+        logp, entropy = batch.logp(model, ids, mask, cfg.entropy != 0)  # (n,T)
+        old = batch.old_logp[at] if batch.old_logp is not None else logp.detach()
+        adv = batch.adv[at]
+        if (
+            cfg.is_cap
+        ):  # the engine's rounding makes its samples off-policy: fengyao.notion.site/off-policy-rl
+            adv = adv * torch.exp(old - roll.logp[at]).clamp(max=cfg.is_cap)
+        reference = batch.ref_logp[at] if cfg.kl and cfg.kl_in == "loss" else None
+        bonus = entropy if cfg.entropy else None
+        loss, parts = policy_loss(logp, old, adv, weight[at], cfg, reference, bonus)
+        loss.backward()
+        total += loss.item()
+        parts |= {"entropy": entropy, "rollout_kl": roll.logp[at] - old}
+        for name, x in parts.items():
+            sums[name] = sums.get(name, 0.0) + (x.detach() * mask).sum().item()
+        count += int(mask.sum())
+    return total, sums, count
 
-    def score_rows(network, rows, width):
-        with autocast:
-            return token_logp(network, roll.ids[rows, :width], mask_all[rows, : width - 1], cfg.temperature)
 
-    def stored(network):  # (N,T) log-probabilities under fixed weights
-        out = torch.zeros_like(roll.logp)
-        with torch.no_grad():
-            for rows, width in micro_batches(batch, total, cfg.micro_tokens):
-                out[rows, : width - 1] = score_rows(network, rows, width)[0].to(out.dtype)
-        return out
+def update(model, optimizer, batch: Batch) -> dict:
+    """`epochs` x `minibatches` optimizer steps on the rows of a batch whose `adv` is known. Gives metrics.
 
+    Rows whose advantages are 0 have no gradient without a KL penalty or an entropy bonus: they count in the
+    loss's means but are not computed, so entropy, clip_frac, kl and rollout_kl are means over the tokens of
+    the other rows. A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
+    """
+    cfg = batch.cfg
     model.train()
-    ref_logp = stored(ref) if ref is not None else None
-    many = cfg.epochs * cfg.minibatches > 1
-    old_logp = stored(model) if many else None
-    orders = (
-        batch[torch.randperm(len(batch), generator=shuffle).to(batch.device)] for _ in range(cfg.epochs)
-    )
-    sums, count, norms, losses, skipped = {}, 0, [], [], 0
-    for part in (part for order in orders for part in order.chunk(cfg.minibatches)):
-        weight = torch.zeros_like(roll.logp)  # (N,T)
-        weight[part] = WEIGHTS[cfg.weight]((mask_all[part] & keep[part, None]).float(), cfg.max_new_tokens)
-        live, loss_sum = part if cfg.kl else part[adv[part] != 0], 0.0
-        for rows, width in micro_batches(live, total, cfg.micro_tokens):
-            at = (rows, slice(width - 1))  # (n,T) of the (N,T) tensors
-            logp, entropy = score_rows(model, rows, width)
-            old = old_logp[at] if many else logp.detach()
-            reference = ref_logp[at] if ref is not None else None
-            token_adv = adv[rows, None].expand_as(logp)
-            if (
-                cfg.is_cap
-            ):  # the engine's rounding makes its samples off-policy: fengyao.notion.site/off-policy-rl
-                token_adv = token_adv * torch.exp(old - roll.logp[at]).clamp(max=cfg.is_cap)
-            loss, parts = policy_loss(logp, old, token_adv, weight[at], cfg, reference)
-            loss.backward()
-            loss_sum += loss.item()
-            parts |= {"entropy": entropy, "rollout_kl": roll.logp[at] - old}
-            for name, x in parts.items():
-                sums[name] = sums.get(name, 0.0) + (x.detach() * mask_all[at]).sum().item()
-            count += int(mask_all[at].sum())
+    all_rows = cfg.entropy or (cfg.kl and cfg.kl_in == "loss")
+    sums, tokens, norms, losses, skipped = collections.Counter(), 0, [], [], 0
+    for part in batch.parts() if batch.step >= cfg.aux_warmup else ():
+        weight = torch.zeros_like(batch.roll.logp)  # (N,T)
+        weight[part] = WEIGHTS[cfg.weight](batch.active[part].to(weight.dtype), cfg.max_new_tokens)
+        live = part if all_rows else part[(batch.adv[part] != 0).any(1)]
+        loss, parts, count = backward(model, batch, live, weight)
+        sums.update(parts)
+        tokens += count
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip).item()
-        if math.isfinite(norm) and math.isfinite(loss_sum):
+        if math.isfinite(norm) and math.isfinite(loss):
             optimizer.step()
-            norms.append(norm), losses.append(loss_sum)
+            norms.append(norm), losses.append(loss)
         else:
             skipped += 1
         optimizer.zero_grad(set_to_none=True)
-    metrics = {name: value / max(count, 1) for name, value in sums.items()}
+    metrics = {name: value / max(tokens, 1) for name, value in sums.items()}
     metrics |= {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))} if norms else {}
-    return metrics | {"skipped": skipped, "updated_tokens": count}
+    return metrics | {"skipped": skipped, "updated_tokens": tokens}
 
 
-def lr_at(step: int, cfg: Config) -> float:
-    """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine down to a tenth."""
+def next_kl(cfg: Config, kl: float, measured: float) -> float:
+    """The KL coefficient after a step with `measured` nats a response: Ziegler et al., 1909.08593, 2.2."""
+    error = (measured - cfg.kl_target) / cfg.kl_target if cfg.kl_target else 0.0
+    return kl * (1 + 0.1 * min(0.2, max(-0.2, error)))
+
+
+def lr_at(step: int, cfg: Config, sampled: int = 0) -> float:
+    """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine down to a tenth at the last
+    step, or where the sampled tokens reach the budget.
+    """
     warm = min(1.0, (step + 1) / (cfg.warmup + 1))
     if cfg.schedule == "cosine":
         progress = max(0.0, (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
+        progress = max(progress, sampled / cfg.token_budget if cfg.token_budget else 0.0)
         warm *= 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
     return cfg.lr * warm
 
 
 # ---------------------------------------------------------------- evaluation
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased chance that one of k samples is right, from c right ones of n (Codex, 2107.03374, eq. 1)."""
-    return 1.0 if n - c < k else 1.0 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def majority(answers: list, correct: list[bool]) -> float:
-    """Chance that a majority vote over the answers is right (cons@n of DeepSeek-R1): ties share it, no
-    answer has no vote.
-    """
-    votes = {}
-    for answer, right in zip(answers, correct):
-        if answer is not None:
-            n, ok = votes.get(str(answer), (0, False))
-            votes[str(answer)] = (n + 1, ok or right)
-    top = [ok for n, ok in votes.values() if n == max(n for n, _ in votes.values())]
-    return sum(top) / len(top) if top else 0.0
-
-
-def interval(per_problem: np.ndarray, draws: int = 2000) -> list[float]:
-    """95 % bootstrap interval of the mean over problems; the resampling is seeded."""
-    picks = np.random.default_rng(0).integers(0, len(per_problem), (draws, len(per_problem)))
-    return [float(x) for x in np.quantile(per_problem[picks].mean(1), (0.025, 0.975))]
 
 
 def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, seed: int = 12345):
@@ -488,56 +655,41 @@ def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, s
     return metrics, sample_records(held, texts, results, roll, k)
 
 
-def sample_records(batch, texts, results, roll, G) -> list[dict]:
-    lengths, finished = roll.length.tolist(), roll.finished.tolist()
-    return [
-        {"example": batch[i // G].example, "prompt": batch[i // G].prompt, "completion": text,
-         "tokens": lengths[i], "finished": finished[i], **results[i]}
-        for i, text in enumerate(texts)
-    ]  # fmt: skip
-
-
 # ---------------------------------------------------------------- train
 
-KEEP_HELD_OUT, KEEP_ERRORS = (
-    64,
-    8,
-)  # samples that samples.jsonl keeps of an evaluation, and failed verdicts of a step
-
-
-class Interrupt:
-    """The first Ctrl-C lets the step finish and saves; the second one stops at once."""
-
-    def __enter__(self):
-        self.asked = False
-        self.before = [(s, signal.signal(s, self.ask)) for s in (signal.SIGINT, signal.SIGTERM)]
-        return self
-
-    def ask(self, number, frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        tqdm.write(
-            "\nstopping after this step, then saving (Ctrl-C again stops at once; the last checkpoint stays)"
-        )
-
-    def __exit__(self, *_):
-        for s, handler in self.before:
-            signal.signal(s, handler)
+KEEP_HELD_OUT = 64  # samples that samples.jsonl keeps of an evaluation
+KEEP_ERRORS = 8  # failed verdicts that it keeps of a step
+AUX = {"none": lambda model, cfg: None, "critic": Critic, "prm": ImplicitPRM}
 
 
 def again(cfg: Config) -> str:
     return f"The same command{' without --overwrite' if cfg.overwrite else ''} goes on from it."
 
 
-class Clock(dict):
-    """Seconds by phase: `with clock("sample"): ...`."""
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint holds beside weights and seconds."""
 
-    @contextlib.contextmanager
-    def __call__(self, phase: str):
-        begin = time.perf_counter()
-        yield
-        self[phase] = self.get(phase, 0.0) + time.perf_counter() - begin
+    kl: float  # the coefficient now; --kl_target moves it
+    step: int = 0
+    bad: int = 0  # steps in a row without an update, because the gradient was not finite
+    sampled: int = 0  # tokens
+    drawn: int = 0  # prompts: the data cursor
+
+
+def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict) -> None:
+    """Write a step's row and some of its samples."""
+    problems, roll, texts, results = drawn
+    dead = (batch.reward == batch.reward[:, :1]).all(1)  # (B,)
+    spread = batch.reward.std(1, correction=min(1, cfg.group - 1)).mean().item()
+    row |= {"reward_shaped": batch.reward.mean().item(), "reward_std": spread}
+    row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": at.sampled}
+    row |= {"resampled": len(problems) - cfg.prompts} if cfg.resample else {}
+    records = sample_records(problems, texts, results, roll, cfg.group)
+    random = np.random.default_rng((cfg.seed, at.step))
+    shown = random.choice(len(texts), min(cfg.keep_samples, len(texts)), replace=False)
+    kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
+    run.log("samples.jsonl", [{"step": at.step, "split": "train", **r} for r in kept])
 
 
 def train(cfg: Config) -> dict | None:
@@ -551,8 +703,9 @@ def train(cfg: Config) -> dict | None:
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     with clock("load"):
-        model, tokenizer = load_model(cfg.model, device, 22 if cfg.kl else 16)
-        ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if cfg.kl else None
+        needs_ref, own = cfg.kl > 0 or cfg.aux == "prm", cfg.aux == "prm" or cfg.adv == "gae"
+        model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * own)
+        ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -560,27 +713,34 @@ def train(cfg: Config) -> dict | None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=fused
     )
-    step, bad, sampled, state = 0, 0, 0, run.begin(cfg)
+    aux, at, state = AUX[cfg.aux](model, cfg), Progress(cfg.kl), run.begin(cfg)
     if state:
         model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
-        step, bad, sampled, clock = state["step"], state["bad"], state["sampled"], Clock(state["clock"])
-        collections.deque(itertools.islice(stream, step * cfg.prompts), maxlen=0)  # the data cursor
-        print(f"resuming {run.path} after step {step} of {cfg.steps}")
+        if aux:
+            aux.load_state_dict(state["aux"])
+        at, clock = Progress(**{k: state[k] for k in asdict(at)}), Clock(state["clock"])
+        collections.deque(itertools.islice(stream, at.drawn), maxlen=0)
+        print(f"resuming {run.path} after step {at.step} of {cfg.steps}")
     resumed, state = state is not None, None
+
+    def over() -> bool:
+        return at.step >= cfg.steps or 0 < cfg.token_budget <= at.sampled
 
     def checkpoint():
         nonlocal started
         clock["total"] = clock.get("total", 0.0) + time.perf_counter() - started
         started = time.perf_counter()
         weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        run.save({"step": step, "bad": bad, "sampled": sampled, "clock": dict(clock), **weights})
+        weights["aux"] = aux.state_dict() if aux else None
+        run.save(asdict(at) | {"clock": dict(clock)} | weights)
 
     def measure(label: str, count: int, k: int) -> list[dict]:
         metrics, records = evaluate(model, tokenizer, task, held[:count], k, cfg)
-        run.log("metrics.jsonl", [{"step": step, **{f"{label}/{name}": v for name, v in metrics.items()}}])
+        run.log("metrics.jsonl", [{"step": at.step, **{f"{label}/{name}": v for name, v in metrics.items()}}])
         shown = records[: KEEP_HELD_OUT * k : k]  # the same problems at every evaluation
         run.log(
-            "samples.jsonl", [{"step": step, "split": "test", "problem": i, **r} for i, r in enumerate(shown)]
+            "samples.jsonl",
+            [{"step": at.step, "split": "test", "problem": i, **r} for i, r in enumerate(shown)],
         )
         return records
 
@@ -589,56 +749,51 @@ def train(cfg: Config) -> dict | None:
         with clock("eval_base"):
             measure("eval", cfg.eval_problems, cfg.eval_samples)
         checkpoint()
-    bar = tqdm(total=cfg.steps, initial=step, desc="train", unit="step", dynamic_ncols=True, smoothing=0.1)
+    bar = tqdm(total=cfg.steps, initial=at.step, desc="train", unit="step", dynamic_ncols=True, smoothing=0.1)
     with Interrupt() as interrupt:
-        while step < cfg.steps and not interrupt.asked:
+        while not over() and not interrupt.asked:
             begin, spent = time.perf_counter(), dict(clock)
+            lr = lr_at(at.step, cfg, at.sampled)
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(step, cfg)
-            batch = list(itertools.islice(stream, cfg.prompts))
-            with clock("sample"):
-                roll, texts = collect(model, tokenizer, batch, cfg.group, cfg, (cfg.seed << 32) + step)
-            with clock("score"):
-                results = score(task, batch, texts, cfg.group)
-            reward = torch.tensor([r["reward"] for r in results], dtype=torch.float32, device=device)  # (N,)
-            reward, keep = overlong(cfg, reward, roll.length, roll.finished)
-            reward = reward.view(cfg.prompts, cfg.group)  # (B,G)
-            # equal rewards carry no signal, though rounding could make their mean differ from them
-            dead = (reward == reward[:, :1]).all(1, keepdim=True).expand_as(reward)  # (B,G)
-            adv = ADVANTAGE[cfg.adv](reward).masked_fill(dead, 0.0).flatten()  # (N,)
-            counted = ~dead.flatten() if cfg.drop_dead else torch.ones_like(keep)  # (N,)
+                group["lr"] = lr
+            problems_, roll, texts, results = drawn = draw(
+                model, tokenizer, task, stream, cfg, at.step, clock
+            )
             with clock("update"):
-                metrics = update(model, ref, optimizer, roll, adv, keep, counted, cfg, step)
+                batch = assess(replace(cfg, kl=at.kl), at.step, roll, results)
+                metrics = recall(batch, model, ref)
+                if aux:
+                    metrics |= aux.judge(batch)
+                batch.adv = advantage(batch)
+                if aux:
+                    metrics |= aux.learn(batch)
+                metrics |= update(model, optimizer, batch)
 
-            step, sampled = step + 1, sampled + int(roll.length.sum())
-            row = {"step": step, **summarise(results, roll), **metrics, "lr": lr_at(step - 1, cfg)}
-            row |= {"reward_shaped": reward.mean().item(), "reward_std": reward.std(1).mean().item()}
-            row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": sampled}
+            at.step, at.sampled = at.step + 1, at.sampled + int(roll.length.sum())
+            at.drawn += len(problems_)
+            row = {"step": at.step, **summarise(results, roll), **metrics, "lr": lr}
+            row |= {"kl_coefficient": at.kl} if cfg.kl_target else {}
+            at.kl = next_kl(cfg, at.kl, metrics.get("kl", 0.0) * row["tokens"])
+            record(run, cfg, at, drawn, batch, row)
             row |= {f"time/{p}": clock[p] - spent.get(p, 0.0) for p in ("sample", "score", "update")}
-            records = sample_records(batch, texts, results, roll, cfg.group)
-            random = np.random.default_rng((cfg.seed, step))
-            shown = random.choice(len(texts), min(cfg.keep_samples, len(texts)), replace=False)
-            errors = [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
-            kept = [records[i] for i in shown] + errors
-            run.log("samples.jsonl", [{"step": step, "split": "train", **r} for r in kept])
             row["time/step"] = time.perf_counter() - begin
             clock["rest"] = clock.get("rest", 0.0) + row["time/step"]
             clock["rest"] -= sum(row[f"time/{p}"] for p in ("sample", "score", "update"))
             run.log("metrics.jsonl", [row])
 
-            bad = bad + 1 if metrics["skipped"] else 0
-            if bad >= cfg.bad_steps:
+            at.bad = at.bad + 1 if metrics["skipped"] else 0
+            if at.bad >= cfg.bad_steps:
                 checkpoint()
                 run.export(model, tokenizer)
                 raise UserError(
-                    f"The gradient was NaN or infinite in {bad} steps in a row, so training stopped at step "
-                    f"{step}. The weights are still good: they are in {run.path / 'final'}. Lower --lr, or "
-                    "try --precision fp32, under another --name."
+                    f"The gradient was NaN or infinite in {at.bad} steps in a row, so training stopped at "
+                    f"step {at.step}. The weights are still good: they are in {run.path / 'final'}. Lower "
+                    "--lr, or try --precision fp32, under another --name."
                 )
-            if cfg.probe_every and step % cfg.probe_every == 0 and step < cfg.steps:
+            if cfg.probe_every and at.step % cfg.probe_every == 0 and not over():
                 with clock("probe"):
                     measure("probe", cfg.probe_problems, 1)
-            if step % cfg.save_every == 0 or step == cfg.steps:
+            if at.step % cfg.save_every == 0 or over():
                 with clock("save"):
                     checkpoint()
             bar.update()
@@ -646,59 +801,16 @@ def train(cfg: Config) -> dict | None:
                 f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
             )
     bar.close()
-    if step < cfg.steps:
+    if not over():
         checkpoint()
-        print(f"Stopped after step {step} of {cfg.steps}; the checkpoint is whole. {again(cfg)}")
+        print(f"Stopped after step {at.step} of {cfg.steps}; the checkpoint is whole. {again(cfg)}")
         return None
     print("evaluating the trained model on the same problems")
     with clock("eval_trained"):
         trained = measure("eval", cfg.eval_problems, cfg.eval_samples)
     run.export(model, tokenizer)
     clock["total"] += time.perf_counter() - started
-    return finish(run, cfg, clock, trained)
-
-
-# ---------------------------------------------------------------- the end of a run
-
-
-SUMMARY = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
-
-
-def finish(run: Run, cfg: Config, clock: dict, trained: list[dict]) -> dict:
-    """Write summary.json, draw the plots, print the table and one problem answered before and after."""
-    evals = [row for row in run.rows("metrics.jsonl") if "eval/accuracy" in row]
-    sides = [
-        {k.removeprefix("eval/"): v for k, v in row.items() if k != "step"} for row in (evals[0], evals[-1])
-    ]
-    keys = dict.fromkeys([*SUMMARY, *(k for side in sides for k in side)])
-    base, after = (
-        {k: side.get(k) for k in keys} for side in sides
-    )  # a key that one side lacks is null there
-    summary = {"base": base, "trained": after, "steps": cfg.steps}
-    if after.get("attempts") is not None:
-        record = (HERE / "minibase" if cfg.model == "minibase" else Path(cfg.model)) / "record.json"
-        longest = {k: max(r.get(k, 0) for r in trained) for k in ("attempts", "tokens")}
-        summary["longest"] = {"trained": longest}
-        if record.exists():
-            summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
-    draw = time.perf_counter()
-    drawn = subprocess.run(
-        [sys.executable, HERE / "plots" / "curves.py", run.path], capture_output=True, text=True
-    )
-    clock |= {"plots": time.perf_counter() - draw, "total": clock["total"] + time.perf_counter() - draw}
-    summary["seconds"] = {k: round(v, 2) for k, v in clock.items()}
-    write_json(run.path / "summary.json", summary)
-    show(run.path)
-    print(
-        f"{cfg.steps} steps in {clock['total'] / 60:.1f} minutes. Run folder: {run.path}; "
-        f"the trained model: {run.path / 'final'}"
-    )
-    print(
-        f"Plots: {', '.join(map(str, sorted((run.path / 'plots').glob('*.png'))))}"
-        if drawn.returncode == 0
-        else drawn.stderr.strip()
-    )
-    return summary
+    return finish(run, cfg, at.step, clock, trained)
 
 
 # ---------------------------------------------------------------- command line

@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import math
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -32,7 +31,7 @@ import rollout
 import tasks
 import tinyr1
 from knobs import Parser
-from models import load_model, pick_device, pick_precision
+from models import load_model, peak_gb, pick_device, pick_precision
 from runfolder import UserError, environment
 from tinyr1 import knob
 
@@ -263,20 +262,6 @@ def bandwidth(device) -> float:
     return x.numel() * 4 / min(times)
 
 
-def peak_gb(device, reset: bool = False) -> float:
-    """Peak memory in GB since the last reset (of the process on a CPU, of torch on a GPU)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats() if reset else None
-        return torch.cuda.max_memory_allocated() / 1e9
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
-    except OSError:  # not Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def timed(run, work, seed, device) -> tuple[float, list[int]]:
     synchronize(device)
     start = time.perf_counter()
@@ -303,11 +288,13 @@ def train_step(model, args: Bench, roll, precision: str, device) -> float:
     cfg = tinyr1.parse("train", ["--prompts", str(args.prompts), "--group", str(args.group)])[0]
     cfg.precision, cfg.max_new_tokens, cfg.kl = precision, args.max_new_tokens, 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=device.type == "cuda")
-    adv = torch.randn(len(roll.ids), generator=torch.Generator().manual_seed(0)).to(device)
+    reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)
     every = torch.ones(len(roll.ids), dtype=torch.bool, device=device)
+    batch = tinyr1.Batch(cfg, 0, roll, reward, reward > 0, every, every)
+    batch.adv = tinyr1.advantage(batch)
 
     def run(*_):
-        tinyr1.update(model, None, optimizer, roll, adv, every, every, cfg, 0)
+        tinyr1.update(model, optimizer, batch)
 
     return statistics.median(timed(run, None, 0, device)[0] for _ in range(args.repeats + 1))
 
@@ -368,9 +355,9 @@ def main(argv: list[str]) -> int:
     measured = {engine: [] for engine in runs}
     for seed in range(args.repeats):
         for engine, run in runs.items():
-            peak_gb(device, reset=True)
+            peak_gb(device.type, reset=True)
             seconds, found = timed(run, work, seed, device)
-            measured[engine].append((seconds, sum(found), peak_gb(device), found))
+            measured[engine].append((seconds, sum(found), peak_gb(device.type), found))
     for engine, rows in measured.items():
         speed = [tokens / seconds for seconds, tokens, *_ in rows]
         figures["engines"][engine] = {

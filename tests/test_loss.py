@@ -84,7 +84,7 @@ def test_token_logp_is_the_log_softmax_of_the_whole_vocabulary():
     mask = torch.zeros(3, 8, dtype=torch.bool)
     mask[0, 2:5], mask[1, 0:8], mask[2, 7] = True, True, True
     logp, entropy = token_logp(model, ids, mask, temperature=0.5)
-    full = torch.log_softmax(model(input_ids=ids).logits.float() / 0.5, -1)[:, :-1]
+    full = torch.log_softmax(model(input_ids=ids).logits / 0.5, -1)[:, :-1]
     expected = full.gather(-1, ids[:, 1:, None])[..., 0]
     assert torch.allclose(logp, torch.where(mask, expected, 0.0), atol=1e-5)
     assert torch.allclose(entropy[mask], -(full.exp() * full).sum(-1)[mask], atol=1e-5)
@@ -121,15 +121,16 @@ def gradient(cfg, extra=0, order=None, engine_gap=0.0):
     roll = fake_rollout(small_model(), extra=extra)
     roll.logp = roll.logp + engine_gap * roll.mask
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
-    adv = ADVANTAGE[cfg.adv](reward).flatten()
     keep = roll.finished | torch.tensor(cfg.overlong != "mask")
-    if order is not None:
+    if order is not None:  # of the rows within their groups, which share a number of rows
         roll = rollout.Rollout(*(getattr(roll, f)[order] for f in roll.__dataclass_fields__ if f != "steps"))
-        adv, keep = adv[order], keep[order]
+        keep, reward = keep[order], reward.flatten()[order].view(2, 4)
+    counted = (reward != reward[:, :1]).any(1).repeat_interleave(4) | torch.tensor(not cfg.drop_dead)
+    batch = tinyr1.Batch(cfg, 0, roll, reward, reward == 1, keep, counted)
+    tinyr1.recall(batch, model, ref)
+    batch.adv = tinyr1.advantage(batch)
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    counted = (adv != 0) | torch.tensor(not cfg.drop_dead)
-    metrics = tinyr1.update(model, ref, optimizer, roll, adv, keep, counted, cfg, step=0)
+    metrics = tinyr1.update(model, torch.optim.SGD(model.parameters(), lr=1.0), batch)
     return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, model.parameters())]), metrics
 
 
@@ -149,7 +150,7 @@ def test_gradient_depends_on_nothing_it_must_not(setting):
     cfg.micro_tokens = 13  # a row or two at a time
     assert torch.allclose(gradient(cfg)[0], whole, atol=1e-6)
     assert torch.allclose(gradient(cfg, extra=7)[0], whole, atol=1e-6)
-    assert torch.allclose(gradient(cfg, order=torch.tensor([3, 1, 7, 0, 2, 6, 5, 4]))[0], whole, atol=1e-6)
+    assert torch.allclose(gradient(cfg, order=torch.tensor([3, 1, 0, 2, 7, 4, 6, 5]))[0], whole, atol=1e-6)
 
 
 def test_update_equals_the_formula_written_out():
@@ -195,10 +196,12 @@ def test_nan_never_reaches_the_weights():
     cfg = Config(precision="fp32", max_new_tokens=9)
     model, roll = small_model(), fake_rollout(small_model())
     before = copy.deepcopy(model.state_dict())
-    adv = torch.tensor([1.0, -1, float("nan"), 1, 1, -1, 1, 1])
+    reward = torch.tensor([[1.0, -1, float("nan"), 1], [1, -1, 1, 1]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     every = torch.ones(8, dtype=torch.bool)
-    metrics = tinyr1.update(model, None, optimizer, roll, adv, every, every, cfg, 0)
+    batch = tinyr1.Batch(cfg, 0, roll, reward, reward == 1, every, every)
+    batch.adv = tinyr1.advantage(batch)
+    metrics = tinyr1.update(model, optimizer, batch)
     assert metrics["skipped"] == 1 and not optimizer.state
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import metrics
 import tinyr1
 
 HERE = Path(__file__).resolve().parent.parent
@@ -35,9 +36,22 @@ def without_time(rows):
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """They are drawn in a process of their own, which takes longer than a small run."""
+    monkeypatch.setattr(metrics.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "", ""))
+
+
+BANDIT_NEEDS = {  # one token a response has no room before the cap; an unlikely first success must count
+    "dapo": "--overlong keep --resample 1",
+    "prime": "--band_low 0.01 --band_high 1 --resample 1",
+}
+
+
 @pytest.mark.parametrize("algo", tinyr1.ALGORITHMS)
-def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo):
-    knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0"
+def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo, no_plots):
+    knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0 "
+    knobs += BANDIT_NEEDS.get(algo, "")
     folder = tmp_path / "run"
     argv = ["--model", tiny, "--task", bandit, "--algo", algo, "--out", tmp_path, "--name", "run"]
     assert train(*argv, *knobs.split(), "--eval_samples", 64) == 0
@@ -187,6 +201,19 @@ BAD = {  # arguments -> what the message must contain
     "--algo grop": "grpo",
     "--group 1": "at least 2",
     "--minibatches 3": "divide",
+    "--adv gae": "no critic: give --aux critic",
+    "--aux critic": "--adv gae",
+    "--algo ppo --ratio sequence": "one advantage a response",
+    "--value_clip 0.5": "--algo ppo",
+    "--algo ppo --prm_beta 0.1": "--algo prime",
+    "--aux_lr 1e-4": "--aux critic",
+    "--gamma 0.9": "--adv return",
+    "--kl_in reward": "--kl above 0",
+    "--kl_target 3": "--kl above 0",
+    "--resample 2": "--drop_dead",
+    "--band_low 0.9 --band_high 0.1": "must not exceed",
+    "--clip_dual 0.5": "above 1",
+    "--reward_mode nothing": "inverted",
     "--task_args nmubers=3": "numbers",
     "--task_args data=nowhere.jsonl numbers= high=": "nowhere.jsonl",
     "--task_args numbers": "name=value",
@@ -297,7 +324,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tiny, tmp_path, capsys, monkeypatc
 
 
 def test_every_knob_is_read():
-    files = ("tinyr1.py", "knobs.py", "runfolder.py", "models.py")
+    files = ("tinyr1.py", "critic.py", "knobs.py", "runfolder.py", "models.py")
     source = "".join((HERE / f).read_text() for f in files)
     unread = [
         f.name for f in fields(tinyr1.Config) if f"cfg.{f.name}" not in source and f'"{f.name}"' not in source
@@ -357,3 +384,78 @@ def test_equal_rewards_are_a_dead_group_whatever_the_rounding(tiny, tmp_path, ro
     final = AutoModelForCausalLM.from_pretrained(tmp_path / "s" / "final", dtype=torch.float32).state_dict()
     start = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).state_dict()
     assert all(torch.equal(start[k], final[k]) for k in start)
+
+
+def steps(path, rows):
+    return [row for row in rows(path / "metrics.jsonl") if "reward_std" in row]
+
+
+RESUMED = {  # what a checkpoint holds beside the policy: critic, KL coefficient; prompts drawn; PRM
+    "ppo": "--kl 0.1 --kl_target 0.01 --lr 0.01",
+    "dapo": "--resample 3 --group 2",
+    "prime": "--resample 3 --band_low 0.3 --band_high 0.7",
+}
+
+
+@pytest.mark.parametrize("algo", RESUMED)
+def test_every_algorithm_resumes_bit_exactly(tiny, tmp_path, rows, algo, no_plots, monkeypatch):
+    argv = ["mini", "--model", tiny, "--algo", algo, "--out", tmp_path, "--reward_mode", "random"]
+    argv += ["--steps", 5, "--save_every", 2, "--precision", "fp32", *QUICK, *RESUMED[algo].split()]
+    assert train(*argv, "--name", "whole") == 0
+    real, calls = tinyr1.update, []
+
+    def stopped(*args):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(0)
+        return real(*args)
+
+    monkeypatch.setattr(tinyr1, "update", stopped)
+    assert train(*argv, "--name", "killed") == 130
+    monkeypatch.setattr(tinyr1, "update", real)
+    assert train(*argv, "--name", "killed") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    whole, killed = (without_time(rows(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed"))
+    assert whole == killed
+    done = steps(tmp_path / "whole", rows)
+    if algo == "ppo":
+        assert len({row["kl_coefficient"] for row in done}) > 1 and done[-1]["value_loss"] > 0
+    else:
+        state = torch.load(tmp_path / "whole" / "checkpoint" / "state.pt", weights_only=True)
+        assert sum(row["resampled"] for row in done) > 0
+        assert state["drawn"] == 2 * 5 + sum(row["resampled"] for row in done)
+
+
+def test_critic_warm_up_leaves_the_policy_alone(tiny, tmp_path, rows, no_plots):
+    argv = ["mini", "--model", tiny, "--algo", "ppo", "--out", tmp_path, "--name", "w", *QUICK]
+    argv += ["--reward_mode", "random", "--steps", 3, "--save_every", 1, "--aux_warmup", 2]
+    assert train(*argv) == 0
+    done = steps(tmp_path / "w", rows)
+    assert [row["updated_tokens"] > 0 for row in done] == [False, False, True]
+    assert all(row["value_loss"] > 0 for row in done) and "explained_variance" in done[0]
+
+
+def test_a_token_budget_ends_the_run(tiny, tmp_path, rows, no_plots):
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "t", "--steps", 99, *QUICK]
+    assert train(*argv, "--token_budget", 300, "--probe_every", 1) == 0
+    done = steps(tmp_path / "t", rows)
+    assert done[-1]["sampled_tokens"] >= 300 > done[-2]["sampled_tokens"]
+    summary = json.loads((tmp_path / "t" / "summary.json").read_text())
+    assert summary["steps"] == len(done) < 99 and summary["peak_gb"] > 0
+    assert done[-1]["lr"] < done[3]["lr"]  # the cosine follows the budget
+
+
+def test_a_control_is_named_everywhere(tiny, tmp_path, rows, no_plots):
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--steps", 1, *QUICK, "--reward_mode", "random"]
+    assert train(*argv) == 0
+    (run,) = tmp_path.iterdir()
+    assert "reward_mode_random" in run.name
+    assert json.loads((run / "config.json").read_text())["config"]["reward_mode"] == "random"
+    evaluation, step = rows(run / "metrics.jsonl")[:2]
+    assert evaluation["eval/reward"] == 0 == step["task_reward"]  # a random model is never right
+    assert step["reward"] > 0
+
+
+def test_the_algorithms_name_is_read_nowhere():
+    for file in ("tinyr1.py", "critic.py", "metrics.py", "rollout.py", "models.py", "runfolder.py"):
+        assert "cfg.algo" not in (HERE / file).read_text()

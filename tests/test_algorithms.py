@@ -1,0 +1,489 @@
+"""Every row of ALGORITHMS against an independent, slow implementation in float64, written from the paper's
+equation with loops over tokens; and what its gradient must not depend on.
+"""
+
+import copy
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from test_loss import small_model
+
+import rollout
+import tinyr1
+from critic import Critic, ImplicitPRM, gae, process_return, value_loss
+from tinyr1 import ADVANTAGE, ALGORITHMS, SURROGATE, WEIGHTS, Config, policy_loss
+
+G, CAP, START = 4, 9, 3  # samples a prompt, cap, length of the prompts
+LENGTH = [4, 9, 1, 6, 9, 2, 7, 5, 3, 8, 6, 2]
+REWARD = [1, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0]  # the middle group has no signal
+BASE = dict(precision="fp32", grad_clip=1e9, max_new_tokens=CAP, prompts=3, group=G, overlong_buffer=4)
+EXTRA = {  # what the rows' own values would leave idle or too small to see
+    "ppo": dict(gamma=0.9, lam=0.8, kl=0.05),
+    "prime": dict(prm_beta=0.7, gamma=0.9),
+}
+
+
+def config(name, **more):
+    return Config(**BASE | ALGORITHMS[name] | EXTRA.get(name, {}) | more)
+
+
+def perturbed(model, scale, seed):
+    torch.manual_seed(seed)
+    other = copy.deepcopy(model)
+    for p in other.parameters():
+        p.data += scale * torch.randn_like(p)
+    return other
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The policy, the one that sampled (by a hair for GSPO's narrow clip), the reference and a PRM."""
+    policy = small_model().double()
+    old = {name: perturbed(policy, 3e-4 if name == "gspo" else 0.03, 5) for name in ALGORITHMS}
+    return policy, old, perturbed(policy, 0.05, 6), perturbed(policy, 0.05, 7)
+
+
+def make(name, models, extra=0, order=None, **more):
+    """(policy, Batch with its advantages, aux) of the fixed samples; `order` permutes whole groups and the
+    rows within them.
+    """
+    policy, old, ref, prm = models
+    cfg, policy = config(name, **more), copy.deepcopy(policy)
+    order = list(range(12)) if order is None else order
+    length = torch.tensor(LENGTH)
+    ids = torch.randint(1, 31, (12, START + CAP), generator=torch.Generator().manual_seed(3))
+    ids[torch.arange(START + CAP) >= (START + length)[:, None]] = 0
+    ids, length = torch.nn.functional.pad(ids, (0, extra))[order], length[order]
+    logp = torch.zeros(12, START + CAP + extra - 1, dtype=torch.float64)
+    roll = rollout.Rollout(ids, torch.full((12,), START), length, logp, length < CAP)
+    results = [{"reward": float(REWARD[i]), "correct": REWARD[i] == 1} for i in order]
+    batch = tinyr1.assess(cfg, 0, roll, results)
+    tinyr1.recall(batch, old[name], ref)
+    batch.old_logp = batch.stored(lambda *x: batch.logp(old[name], *x)[0])
+    aux = None
+    if cfg.aux == "critic":
+        aux = Critic(policy, cfg)
+        torch.manual_seed(8)
+        torch.nn.init.normal_(aux.head.weight, std=0.3)
+    elif cfg.aux == "prm":
+        aux = ImplicitPRM(prm, cfg)
+    if aux:
+        aux.optimizer = torch.optim.SGD(aux.own.parameters(), lr=1.0)
+        aux.judge(batch)
+    batch.adv = tinyr1.advantage(batch)
+    return policy, batch, aux
+
+
+def flat(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def step(policy, batch):
+    """Loss and gradient of an update: SGD with lr 1 moves by the gradient."""
+    before = flat(policy)
+    metrics = tinyr1.update(policy, torch.optim.SGD(policy.parameters(), lr=1.0), batch)
+    return metrics["loss"], before - flat(policy)
+
+
+# ---------------------------------------------------------------- the slow implementation
+
+
+def log_probs(model, ids, n):
+    """The n tokens' log-probabilities, as a list of scalars."""
+    logits = model(input_ids=ids[None, : START + n]).logits[0]
+    return [logits[START + t - 1].log_softmax(-1)[ids[START + t]] for t in range(n)]
+
+
+def ppo_clip(ratio, A, low, high):
+    return min(ratio * A, min(max(ratio, 1 - low), 1 + high) * A)
+
+
+def zscore(rewards, i):
+    group = rewards[i // G * G : i // G * G + G]
+    spread = statistics.stdev(group)
+    return (rewards[i] - statistics.mean(group)) / (spread + 1e-6) if spread else 0.0
+
+
+def leave_one_out(rewards, i):
+    others = [rewards[j] for j in range(i // G * G, i // G * G + G) if j != i]
+    return rewards[i] - sum(others) / len(others)
+
+
+def whitened(adv):
+    flat = [float(a) for row in adv for a in row]
+    mean, std = statistics.fmean(flat), statistics.pstdev(flat)
+    return [[(float(a) - mean) / std for a in row] for row in adv]
+
+
+class Slow:
+    """The samples as lists, and each algorithm's objective (to be maximised) as a sum over tokens."""
+
+    def __init__(self, name, models, batch, aux_before):
+        policy, old, ref, prm = models
+        self.policy = copy.deepcopy(policy)
+        ids, self.n = batch.roll.ids, batch.roll.length.tolist()
+        self.pi = [log_probs(self.policy, ids[i], n) for i, n in enumerate(self.n)]
+        with torch.no_grad():
+            self.old = [log_probs(old[name], ids[i], n) for i, n in enumerate(self.n)]
+            self.ref = [log_probs(ref, ids[i], n) for i, n in enumerate(self.n)]
+        self.R, self.cfg, self.batch, self.ids = [float(r) for r in REWARD], batch.cfg, batch, ids
+        self.N, self.aux = 12, aux_before
+
+    def ratio(self, i, t):
+        return torch.exp(self.pi[i][t] - self.old[i][t])
+
+    def k1(self, i):  # of the policy that sampled
+        return [float(a - b) for a, b in zip(self.old[i], self.ref[i])]
+
+    def mean_of_sequences(self, term):
+        return sum(term(i, t) / self.n[i] for i in range(self.N) for t in range(self.n[i])) / self.N
+
+    def mean_of_tokens(self, term, rows):
+        return sum(term(i, t) for i in rows for t in range(self.n[i])) / sum(self.n[i] for i in rows)
+
+    def grpo(self):  # 2402.03300, eq. 3 and 4
+        def term(i, t):
+            d = self.ref[i][t] - self.pi[i][t]
+            return ppo_clip(self.ratio(i, t), zscore(self.R, i), 0.2, 0.2) - 0.04 * (d.exp() - d - 1)
+
+        return self.mean_of_sequences(term)
+
+    def drgrpo(self):  # 2503.20783: no 1/|o|, no std
+        def term(i, t):
+            A = self.R[i] - statistics.mean(self.R[i // G * G : i // G * G + G])
+            return ppo_clip(self.ratio(i, t), A, 0.2, 0.2)
+
+        return sum(term(i, t) for i in range(self.N) for t in range(self.n[i])) / (self.N * CAP)
+
+    def dapo(self):  # 2503.14476, eq. 8, 11 and 13
+        rows = [i for i in range(self.N) if 0 < sum(self.R[i // G * G : i // G * G + G]) < G]
+        R = [r - min(1, max(0, (n - (CAP - 4)) / 4)) for r, n in zip(self.R, self.n)]
+        return self.mean_of_tokens(lambda i, t: ppo_clip(self.ratio(i, t), zscore(R, i), 0.2, 0.28), rows)
+
+    def rloo(self):  # 2402.14740
+        R = [r - 0.03 * sum(self.k1(i)) for i, r in enumerate(self.R)]
+        term = lambda i, t: ppo_clip(self.ratio(i, t), leave_one_out(R, i), 0.2, 0.2)
+        return sum(term(i, t) for i in range(self.N) for t in range(self.n[i])) / self.N
+
+    def token_rewards(self, i, kl):
+        rewards = [-kl * k for k in self.k1(i)]
+        rewards[-1] += self.R[i]
+        return rewards
+
+    def reinforce_plus_plus(self):  # 2501.03262: return to go, whitened over the batch
+        A = whitened([[sum(self.token_rewards(i, 0.01)[t:]) for t in range(n)] for i, n in enumerate(self.n)])
+        return self.mean_of_tokens(lambda i, t: ppo_clip(self.ratio(i, t), A[i][t], 0.2, 0.2), range(self.N))
+
+    def gspo(self):  # 2507.18071, eq. 5 and 7
+        total = 0
+        for i in range(self.N):
+            s = torch.exp(sum(a - b for a, b in zip(self.pi[i], self.old[i])) / self.n[i])
+            total = total + ppo_clip(s, zscore(self.R, i), 3e-4, 4e-4) / self.N
+        return total
+
+    def cispo(self):  # 2506.13585
+        def term(i, t):
+            weight = min(self.ratio(i, t).item(), 5.0)
+            return weight * zscore(self.R, i) * self.pi[i][t]
+
+        return self.mean_of_tokens(term, range(self.N))
+
+    def values(self, i):
+        head, backbone = self.aux.head, self.aux.backbone
+        hidden = backbone(input_ids=self.ids[i, None, : START + self.n[i]]).last_hidden_state[0]
+        return [head(hidden[START + t - 1])[0] for t in range(self.n[i])]
+
+    def gae(self):  # 1506.02438, eq. 16: the sum of (gamma lam)^l delta_{t+l}
+        out = []
+        for i, n in enumerate(self.n):
+            v, r = [float(x) for x in self.values(i)] + [0.0], self.token_rewards(i, 0.05)
+            delta = [r[t] + 0.9 * v[t + 1] - v[t] for t in range(n)]
+            out.append([sum((0.9 * 0.8) ** k * delta[t + k] for k in range(n - t)) for t in range(n)])
+        return out
+
+    def ppo(self):
+        A = whitened(self.gae())
+        return self.mean_of_tokens(lambda i, t: ppo_clip(self.ratio(i, t), A[i][t], 0.2, 0.2), range(self.N))
+
+    def prime(self):  # 2502.01456, eq. 5; the PRM is the one that has just learned
+        rows = [i for i in range(self.N) if 0.2 <= sum(self.R[i // G * G : i // G * G + G]) / G <= 0.8]
+        with torch.no_grad():
+            prm = [log_probs(self.batch.prm, self.ids[i], n) for i, n in enumerate(self.n)]
+        r = [[0.7 * float(a - b) for a, b in zip(prm[i], self.ref[i])] for i in range(self.N)]
+        mean = [statistics.fmean(x) for x in r]
+
+        def term(i, t):
+            others = statistics.fmean(mean[j] for j in range(i // G * G, i // G * G + G) if j != i)
+            A = sum(0.9 ** (s - t) * (r[i][s] - others) for s in range(t, self.n[i]))
+            return ppo_clip(self.ratio(i, t), A + leave_one_out(self.R, i), 0.2, 0.2)
+
+        return self.mean_of_tokens(term, rows)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_loss_and_gradient_are_those_of_the_paper(name, models):
+    policy, batch, aux = make(name, models)
+    batch.prm = aux.own if aux else None
+    slow = Slow(name, models, batch, aux)
+    objective = getattr(slow, name.replace("++", "_plus_plus"))()
+    (-objective).backward()
+    expected = torch.cat([p.grad.flatten() for p in slow.policy.parameters()])
+    loss, gradient = step(policy, batch)
+    assert loss == pytest.approx(-objective.item(), abs=1e-7)  # the rest is what whitening adds to std
+    assert expected.norm() > 1e-2 and torch.allclose(gradient, expected, atol=1e-7)
+    ratios = torch.cat([torch.stack([slow.ratio(i, t) for t in range(n)]) for i, n in enumerate(slow.n)])
+    assert (ratios != 1).all()  # off-policy: the ratio matters
+
+
+def test_the_clip_matters_here(models):
+    for name in ("grpo", "gspo"):
+        policy, batch, _ = make(name, models)
+        metrics = tinyr1.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), batch)
+        assert 0 < metrics["clip_frac"] < 1
+
+
+def test_the_critics_loss_and_gradient(models):
+    """1707.06347, eq. 9, with the clip of PPO's code; values from before the step, returns = GAE + value."""
+    policy, batch, critic = make("ppo", models, value_clip=0.1)
+    slow = Slow("ppo", models, batch, copy.deepcopy(critic))
+    total, count, advantages = 0.0, sum(LENGTH), slow.gae()
+    torch.manual_seed(9)
+    for p in slow.aux.own.parameters():
+        p.data += 0.02 * torch.randn_like(p)  # so that the values have moved since the samples were judged
+    critic.own.load_state_dict(slow.aux.own.state_dict())
+    for i in range(12):
+        for t, v in enumerate(slow.values(i)):
+            old = float(batch.value[i, START + t - 1])
+            ret = advantages[i][t] + old
+            clipped = old + (v - old).clamp(-0.1, 0.1)
+            total = total + 0.5 * torch.maximum((v - ret) ** 2, (clipped - ret) ** 2) / count
+    total.backward()
+    expected = torch.cat([p.grad.flatten() for p in slow.aux.own.parameters()])
+    before = flat(critic.own)
+    metrics = critic.learn(batch)
+    assert metrics["value_loss"] == pytest.approx(total.item(), abs=1e-9)
+    assert torch.allclose(before - flat(critic.own), expected, atol=1e-9) and expected.norm() > 1e-2
+
+
+def test_the_prms_loss_and_gradient(models):
+    """2502.01456, eq. 3 and 4: cross-entropy of the outcome under sigma(sum of beta log(PRM / reference))."""
+    prm, rows = copy.deepcopy(models[3]), [0, 1, 2, 3, 8, 9, 10, 11]
+    _, batch, aux = make("prime", models)  # its PRM has made its step
+    total = 0.0
+    for i in rows:
+        ids, n = batch.roll.ids[i], LENGTH[i]
+        with torch.no_grad():
+            ref = log_probs(models[2], ids, n)
+        odds = sum(0.7 * (a - b) for a, b in zip(log_probs(prm, ids, n), ref))
+        p = torch.sigmoid(odds)
+        total = total - (torch.log(p) if REWARD[i] else torch.log(1 - p)) / len(rows)
+    total.backward()
+    expected = torch.cat([p.grad.flatten() for p in prm.parameters()])
+    assert torch.allclose(flat(models[3]) - flat(aux.own), expected, atol=1e-9) and expected.norm() > 1e-2
+
+
+# ---------------------------------------------------------------- what a gradient must not depend on
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_micro_batches_padding_order_and_ranks(name, models):
+    policy, batch, aux = make(name, models, micro_tokens=10**6)
+    learned = flat(aux.own) if aux else torch.zeros(1)
+    if aux:
+        aux.learn(batch)
+        learned = flat(aux.own)
+    start, (loss, whole) = copy.deepcopy(policy), step(policy, batch)
+    order = [9, 8, 11, 10, 2, 0, 3, 1, 6, 7, 4, 5]  # of the groups and of the rows within
+    for more in (dict(micro_tokens=13), dict(micro_tokens=30, extra=7), dict(order=order)):
+        policy, other, aux = make(name, models, **{"micro_tokens": 10**6} | more)
+        if aux:
+            aux.learn(other)
+            assert torch.allclose(flat(aux.own), learned, atol=1e-12)
+        again, gradient = step(policy, other)
+        assert again == pytest.approx(loss, abs=1e-12) and torch.allclose(gradient, whole, atol=1e-12)
+    weight = torch.zeros_like(batch.roll.logp)  # ranks: rows are split, advantages and weights are not
+    weight[batch.rows] = WEIGHTS[batch.cfg.weight](batch.active[batch.rows].double(), CAP)
+    parts = [
+        tinyr1.backward(start, batch, rows, weight)[0] for rows in batch.rows[[*range(0, 8, 3)]].split(1)
+    ]
+    rest = torch.tensor([i for i in batch.rows.tolist() if i not in batch.rows[[*range(0, 8, 3)]].tolist()])
+    parts.append(tinyr1.backward(start, batch, rest, weight)[0])
+    gradient = torch.cat([p.grad.flatten() for p in start.parameters()])
+    assert sum(parts) == pytest.approx(loss, abs=1e-12) and torch.allclose(gradient, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_at_ratio_one_the_gradient_is_reinforce(name):
+    cfg, mask = config(name), torch.tensor([[1.0, 1, 0], [1, 1, 1]], dtype=torch.float64)
+    logp = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    adv = torch.tensor([[0.7], [-1.3]], dtype=torch.float64).expand(2, 3)
+    if cfg.ratio == "token":
+        adv = torch.randn(2, 3, dtype=torch.float64)
+    weight = WEIGHTS[cfg.weight](mask, 8)
+    policy_loss(logp, logp.detach(), adv, weight, cfg)[0].backward()
+    assert torch.allclose(logp.grad, -adv * weight)
+
+
+# ---------------------------------------------------------------- the pieces
+
+
+def test_gae_against_its_extremes():
+    torch.manual_seed(0)
+    mask = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], dtype=torch.bool)
+    reward, value = torch.randn(2, 3, 5, dtype=torch.float64) * mask
+    ahead = torch.cat([(value * mask)[:, 1:], torch.zeros(3, 1)], 1)
+    error = (reward + 0.9 * ahead - value) * mask
+    assert torch.allclose(gae(reward, value, mask, 0.9, 0.0), error)  # lambda 0: the one-step error
+    out = gae(reward, value, mask, 0.9, 1.0)  # lambda 1: the return less the value
+    for i, row in enumerate(mask.tolist()):
+        for t in range(5):
+            ret = sum(0.9 ** (s - t) * reward[i, s] for s in range(t, 5) if row[s])
+            assert out[i, t].item() == pytest.approx(float(ret - value[i, t]) if row[t] else 0.0)
+    assert torch.equal(gae(reward, 0 * value, mask, 1.0, 1.0)[1], reward[1].flip(0).cumsum(0).flip(0))
+
+
+def test_leave_one_out_whitening_and_process_return_by_hand():
+    assert ADVANTAGE["loo"](torch.tensor([[1.0, 0.0, 0.0]])).tolist() == [[1.0, -0.5, -0.5]]
+    process = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0]])
+    mask = torch.tensor([[0, 1, 1], [1, 1, 0]], dtype=torch.bool)
+    # means a token 2 and 2: less the other's mean, then summed from each token on
+    assert process_return(process, mask, 2, 1.0).tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    values = [torch.tensor([[x]]) for x in (0.5, 0.9, 0.2)]
+    assert value_loss(*values, mask[:, :1], 0.0).item() == pytest.approx(0.045)
+    assert value_loss(*values, mask[:, :1], 0.1).item() == pytest.approx(0.5 * 0.6**2)  # clipped: 0.8
+
+
+def test_dual_clip_and_entropy_bonus():
+    logp, zero, one = torch.log(torch.tensor([[9.0, 0.5]])), torch.zeros(1, 2), torch.ones(1, 2)
+    bounded, _ = policy_loss(logp, zero, -one, one, Config(clip_dual=3.0))
+    assert bounded.item() == pytest.approx(3.0 + 0.8)  # instead of 9
+    entropy = torch.tensor([[2.0, 1.0]], requires_grad=True)
+    policy_loss(logp, logp, 0 * one, one, Config(entropy=0.1), None, entropy)[0].backward()
+    assert torch.allclose(entropy.grad, torch.tensor([[-0.1, -0.1]]))
+
+
+def test_entropy_bonus_reaches_the_weights(models):
+    policy, batch, _ = make("drgrpo", models, entropy=0.5)
+    with_bonus = step(policy, batch)[1]
+    policy, batch, _ = make("drgrpo", models)
+    weight = WEIGHTS["constant"](batch.active.double(), CAP)
+    bonus, other = 0.0, copy.deepcopy(models[0])
+    for i, n in enumerate(LENGTH):
+        logits = other(input_ids=batch.roll.ids[i : i + 1]).logits[0].log_softmax(-1)
+        for t in range(START - 1, START + n - 1):
+            bonus = bonus - weight[i, t] * (logits[t].exp() * logits[t]).sum()
+    bonus.backward()
+    expected = step(policy, batch)[1] - 0.5 * torch.cat([p.grad.flatten() for p in other.parameters()])
+    assert torch.allclose(with_bonus, expected, atol=1e-9)
+
+
+def test_adaptive_kl_moves_towards_its_target():
+    cfg = Config(kl=0.1, kl_target=2.0)
+    assert tinyr1.next_kl(cfg, 0.1, 2.0) == pytest.approx(0.1)
+    assert tinyr1.next_kl(cfg, 0.1, 2.2) == pytest.approx(0.101)
+    assert tinyr1.next_kl(cfg, 0.1, 99.0) == pytest.approx(0.102)  # by at most 2 % a step
+    assert tinyr1.next_kl(cfg, 0.1, 0.0) == pytest.approx(0.098)
+    assert tinyr1.next_kl(Config(kl=0.1), 0.1, 9.0) == 0.1
+
+
+def test_kl_in_the_reward_of_grpo_enters_the_z_score(models):
+    _, batch, _ = make("grpo", models, kl_in="reward", kl_estimator="k1", kl=0.5)
+    penalty = ((batch.old_logp - batch.ref_logp) * batch.mask).sum(1)
+    R = (torch.tensor(REWARD) - 0.5 * penalty).tolist()
+    for i, n in enumerate(LENGTH):
+        assert torch.allclose(batch.adv[i, 2 : 2 + n], torch.tensor(zscore(R, i)).double(), atol=1e-6)
+        assert batch.adv[i].count_nonzero() == n
+
+
+def test_equal_rewards_have_no_advantage_whatever_the_rounding(models):
+    for name in ("grpo", "rloo", "reinforce++"):
+        _, batch, _ = make(name, models, kl=0.0)
+        batch.reward = torch.full((3, 4), 0.1)
+        assert tinyr1.advantage(batch).abs().max() < 1e-6
+
+
+def test_a_masked_row_changes_nothing(models):
+    """--overlong mask: rows cut at the cap have neither loss nor value, nor a part in the whitening."""
+    _, batch, critic = make("ppo", models, overlong="mask")
+    assert batch.active[1].sum() == 0 and batch.adv[1].abs().sum() == 0
+    adv = batch.adv[batch.active]
+    assert adv.mean().abs() < 1e-12 and adv.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_head_on_shared_features_leaves_the_policy_alone(models):
+    policy = copy.deepcopy(models[0])
+    critic = Critic(policy, config("ppo", critic="head"))
+    assert critic.backbone is policy.base_model and len([*critic.own.parameters()]) == 2
+    _, batch, _ = make("ppo", models)
+    before = flat(policy)
+    critic.judge(batch), critic.learn(batch)
+    assert torch.equal(flat(policy), before) and critic.head.bias.item() != 0
+    assert all(p.grad is None for p in policy.parameters())
+
+
+def test_a_new_algorithm_is_a_row_and_a_function(models, monkeypatch):
+    """SAPO (2511.20347): a soft gate in the place of the clip; nothing else changes."""
+
+    def sapo(ratio, clipped, adv, logp):
+        heat = torch.where(adv > 0, 1.0, 1.05)
+        return torch.sigmoid(heat * (ratio - 1)) * 4 / heat * adv
+
+    monkeypatch.setitem(SURROGATE, "sapo", sapo)
+    monkeypatch.setitem(ALGORITHMS, "sapo", dict(adv="zscore", weight="sequence", surrogate="sapo"))
+    policy, old, ref, prm = models
+    gradient = step(*make("sapo", (policy, old | {"sapo": old["grpo"]}, ref, prm))[:2])[1]
+    assert gradient.norm() > 1e-2
+
+
+# ---------------------------------------------------------------- controls and filters
+
+
+class Task:
+    @staticmethod
+    def reward(completion, example):
+        if completion == "raise":
+            raise ValueError(completion)
+        right = completion == "<answer>1</answer>"
+        return {"reward": 0.9 if right else 0.1, "correct": right}
+
+
+def test_controls_replace_the_reward_and_nothing_else():
+    texts = ["<answer>1</answer>", "<answer>2</answer>", "1", "raise"]
+
+    def rewards(mode, texts=texts, seed=0):
+        results = tinyr1.score(Task, [tinyr1.Problem({}, "", [])], texts, len(texts), mode, seed)
+        assert [r["correct"] for r in results[:4]] == [True, False, False, False]
+        return [r["reward"] for r in results]
+
+    assert rewards("task") == [0.9, 0.1, 0.1, 0.0]
+    assert rewards("format_only") == [1, 1, 0, 0] and rewards("inverted") == [0, 1, 1, 0]
+    many = texts[:4] + texts[1:2] * 500
+    assert rewards("random", many) == rewards("random", many) != rewards("random", many, 1)
+    assert 0.4 < np.mean(rewards("random", many)) < 0.6
+    result = tinyr1.score(Task, [tinyr1.Problem({}, "", [])], texts, 4, "inverted")[1]
+    assert result["task_reward"] == 0.1
+    assert tinyr1.outcome(Config(reward_mode="inverted"), [result]) == [True]  # what a PRM would learn from
+
+
+def test_filters_of_groups():
+    results = [{"reward": r, "correct": r == 1} for r in (1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0.1, 0, 0, 0)]
+    kept = lambda **knobs: tinyr1.informative(Config(group=4, **knobs), results).tolist()
+    assert kept() == [True] * 4 and kept(drop_dead=True) == [True, False, False, True]
+    assert kept(band_low=0.2) == [True, False, True, False]
+    assert kept(band_low=0.2, band_high=0.8) == [True, False, False, False]
+
+
+def test_join_pads_to_the_longest():
+    def part(n, width):
+        ids = torch.arange(n * width).view(n, width)
+        return rollout.Rollout(ids, torch.full((n,), 2), torch.full((n,), width - 2),
+                               torch.ones(n, width - 1), torch.ones(n, dtype=torch.bool), 3)  # fmt: skip
+
+    joined = rollout.join([part(2, 5), part(1, 7)])
+    assert joined.ids.shape == (3, 7) and joined.logp.shape == (3, 6) and joined.steps == 6
+    assert joined.mask.sum(1).tolist() == [3, 3, 5] and joined.ids[2].tolist() == list(range(7))
+    assert math.isclose(joined.logp.sum(), 8 + 6)
