@@ -199,7 +199,7 @@ class Slow:
     def gae(self):  # 1506.02438, eq. 16: the sum of (gamma lam)^l delta_{t+l}
         out = []
         for i, n in enumerate(self.n):
-            v, r = [float(x) for x in self.values(i)] + [0.0], self.token_rewards(i, 0.05)
+            v, r = [x.item() for x in self.values(i)] + [0.0], self.token_rewards(i, 0.05)
             delta = [r[t] + 0.9 * v[t + 1] - v[t] for t in range(n)]
             out.append([sum((0.9 * 0.8) ** k * delta[t + k] for k in range(n - t)) for t in range(n)])
         return out

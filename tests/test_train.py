@@ -437,12 +437,12 @@ def test_critic_warm_up_leaves_the_policy_alone(tiny, tmp_path, rows, no_plots):
 
 def test_a_token_budget_ends_the_run(tiny, tmp_path, rows, no_plots):
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "t", "--steps", 99, *QUICK]
-    assert train(*argv, "--token_budget", 300, "--probe_every", 1) == 0
+    assert train(*argv, "--token_budget", 700) == 0
     done = steps(tmp_path / "t", rows)
-    assert done[-1]["sampled_tokens"] >= 300 > done[-2]["sampled_tokens"]
+    assert done[-1]["sampled_tokens"] >= 700 > done[-2]["sampled_tokens"]
     summary = json.loads((tmp_path / "t" / "summary.json").read_text())
     assert summary["steps"] == len(done) < 99 and summary["peak_gb"] > 0
-    assert done[-1]["lr"] < done[3]["lr"]  # the cosine follows the budget
+    assert done[-1]["lr"] < done[3]["lr"] / 2  # the cosine follows the budget
 
 
 def test_a_control_is_named_everywhere(tiny, tmp_path, rows, no_plots):
