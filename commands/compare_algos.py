@@ -1,0 +1,93 @@
+"""Every algorithm on the same task at equal sampled tokens, some seeds each: one figure and one table.
+
+    python tinyr1.py compare_algos                                     nine algorithms, three seeds, the miniature
+    python tinyr1.py compare_algos --algos grpo,ppo,grpo:random --seeds 0,1 --token_budget 100000
+    python tinyr1.py compare_algos 1.5b --out runs/algos-1.5b --report plots/reference/algorithms-1.5b
+
+A cell is an algorithm, or `algorithm:reward mode` for a control run, with a seed; it is a run folder of its own
+under --out. Whatever else stands on the command line is a preset or a knob of all cells. The same command goes
+on where it was stopped: finished cells are not run again, and cells of other settings are refused.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import tinyr1
+from plots import compare
+from runfolder import HERE, UserError
+
+# two optimizer steps a rollout, or clips would never act; the budget is a cell of about four minutes
+CELL = "--token_budget 600000 --steps 100000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
+FREE = {"out", "overwrite", "name", "device", "precision"}  # what a finished cell may differ in
+
+
+def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
+    """The arguments of `train` for a cell; knobs of the command line come after the defaults of CELL."""
+    name, _, mode = algo.partition(":")
+    preset = [] if knobs and not knobs[0].startswith("--") else ["mini"]
+    own = ["--algo", name, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
+    head, rest = (preset, knobs) if preset else (knobs[:1], knobs[1:])
+    return [*head, *CELL, *rest, *own, "--name", f"{algo.replace(':', '-')}-s{seed}"]
+
+
+def finished(argv: list[str]) -> bool:
+    """Whether the cell has been run. Errors: UserError if its folder holds a run of other settings."""
+    cfg = tinyr1.parse("train", argv)[0]
+    folder = Path(cfg.out) / cfg.name
+    if not (folder / "summary.json").exists():
+        return False
+    saved = json.loads((folder / "config.json").read_text())["config"]
+    changed = [k for k, v in asdict(cfg).items() if k not in FREE and saved.get(k) != v]
+    if changed:
+        raise UserError(
+            f"{folder} holds a finished run with other settings ({', '.join(changed)}): give another --out, "
+            "or remove it."
+        )
+    return True
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "tinyr1.py compare_algos", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--algos", default=",".join(tinyr1.ALGORITHMS), help="cells, separated by commas")
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--out", default="runs/algos", help="where the cells' run folders are")
+    parser.add_argument("--report", default=str(HERE / "plots" / "reference" / "algorithms"),
+                        help="path of the figure and the table, without suffix")  # fmt: skip
+    args, knobs = parser.parse_known_args(argv)
+    cells = [(algo, seed) for seed in args.seeds.split(",") for algo in args.algos.split(",")]
+    commands = {cell: cell_command(args, knobs, *cell) for cell in cells}
+    done = {
+        cell for cell, command in commands.items() if finished(command)
+    }  # all are checked before any runs
+    failed = {}
+    for i, (cell, command) in enumerate(commands.items()):
+        print(f"[{i + 1}/{len(cells)}] {cell[0]}, seed {cell[1]}{': finished' * (cell in done)}", flush=True)
+        if cell in done:
+            continue
+        code = subprocess.run([sys.executable, HERE / "tinyr1.py", "train", *command]).returncode
+        if code == 130:
+            print("stopped; the same command goes on")
+            return 130
+        if code:
+            failed[cell[0]] = failed.get(cell[0], 0) + 1
+        else:
+            done.add(cell)
+    paths = {
+        algo: [Path(args.out) / commands[algo, seed][-1] for seed in args.seeds.split(",") if (algo, seed) in done]
+        for algo in args.algos.split(",")
+    }  # fmt: skip
+    try:
+        compare.write(
+            paths, Path(args.report), shlex.join(["python", "tinyr1.py", "compare_algos", *argv]), failed
+        )
+    except compare.NotARun as error:
+        raise UserError(f"Nothing to compare: {error}") from error
+    return 1 if failed else 0

@@ -1,0 +1,180 @@
+"""Compare groups of runs, a group being the same knobs with several seeds, at equal sampled tokens.
+
+    python plots/compare.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
+
+writes REPORT.png (held-out accuracy and response length against sampled tokens: means, and the range over the
+seeds) and REPORT.md (a table, and how to read it). What stands in REPORT.md from the heading NOTES on is kept.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number  # noqa: E402
+
+HALF = 0.5  # the accuracy whose price the table gives
+NOTES = "## What this shows, and what it does not"
+DEFAULT_NOTES = """
+*To be written by whoever ran it.* Equal sampled tokens are not equal seconds: a critic, a process reward model
+or a reference cost passes of their own. Every row has the learning rate and the other knobs of the command,
+none was tuned for it, and a range over few seeds is no confidence interval. With one optimizer step a rollout
+the ratio is 1, and algorithms that differ in their clip alone are the same algorithm.
+"""
+
+
+def held_out(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sampled tokens (n,) and held-out values (n,) of a key, from all evaluations and probes."""
+    tokens, points = 0.0, []
+    for row in run.rows:
+        tokens = number(row["sampled_tokens"]) if "sampled_tokens" in row else tokens
+        value = row.get(f"eval/{key}", row.get(f"probe/{key}"))
+        if value is not None:
+            points.append((tokens, number(value)))
+    return tuple(np.array(points, float).reshape(-1, 2).T)
+
+
+def spread(runs: list[Run], key: str):
+    """(tokens, mean, lowest, highest) over the runs, as far as all of them go; each (n,)."""
+    series = [held_out(run, key) for run in runs]
+    grid = np.linspace(0, min((x[-1] for x, _ in series if len(x)), default=0.0), 60)
+    values = np.array([np.interp(grid, x, y) for x, y in series if len(x)])
+    return grid, values.mean(0), values.min(0), values.max(0)
+
+
+def figures_of(run: Run) -> dict:
+    """A finished run's figures for the table; None where there is none."""
+    x, y = held_out(run, "accuracy")
+    steps = [row for row in run.rows if "reward" in row]
+    seconds = np.cumsum([number(row.get("time/step")) for row in steps])
+    reached = np.flatnonzero(y >= HALF)
+    tokens_to = x[reached[0]] if len(reached) else None
+    seconds_to = None
+    if tokens_to is not None:
+        at = [i for i, row in enumerate(steps) if row["sampled_tokens"] <= tokens_to]
+        seconds_to = seconds[at[-1]] if at else 0.0
+    norms = [row["grad_norm"] for row in steps if "grad_norm" in row]
+    return {
+        "base": y[0], "final": y[-1], "tokens": held_out(run, "tokens")[1][-1], "tokens_to": tokens_to,
+        "seconds_to": seconds_to, "seconds": seconds[-1] if len(seconds) else 0.0,
+        "peak_gb": run.summary.get("peak_gb"),
+        "dead": np.mean([row.get("dead_groups", 0.0) for row in steps]) if steps else 0.0,
+        "skipped": sum(row.get("skipped", 0) for row in steps), "norm": max(norms, default=None),
+    }  # fmt: skip
+
+
+def mean_range(values, form: str) -> str:
+    """`mean (lowest–highest)` of the known values, the mean alone where they agree, - where none is known."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    mean, low, high = (format(v, form) for v in (np.mean(known), min(known), max(known)))
+    return mean if low == high else f"{mean} ({low}–{high})"
+
+
+HEADS = (
+    "algorithm", "seeds", "held-out accuracy, base", "at the end", "doubled", "tokens a response",
+    f"sampled tokens to {HALF:.0%}", f"seconds to {HALF:.0%}", "seconds in all", "peak GB", "dead groups",
+    "skipped steps", "largest gradient norm",
+)  # fmt: skip
+
+
+def table(groups: dict[str, list[Run]], failed: dict[str, int]) -> str:
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    for name, runs in groups.items():
+        f = [figures_of(run) for run in runs]
+        column = {key: [x[key] for x in f] for key in f[0]}
+        count, doubled = len(runs), sum(x["final"] >= 2 * x["base"] for x in f)
+        reached = f" in {sum(v is not None for v in column['tokens_to'])}/{count}"
+        lines.append("| " + " | ".join((
+            name, f"{count}" + f", {failed[name]} failed" * (name in failed),
+            mean_range(column["base"], ".1%"), mean_range(column["final"], ".1%"), f"{doubled}/{count}",
+            mean_range(column["tokens"], ".0f"), mean_range(column["tokens_to"], ",.0f") + reached,
+            mean_range(column["seconds_to"], ".0f"), mean_range(column["seconds"], ".0f"),
+            mean_range(column["peak_gb"], ".2f"), mean_range(column["dead"], ".0%"),
+            str(sum(column["skipped"])), mean_range(column["norm"], ".2f"),
+        )) + " |")  # fmt: skip
+    lines += [f"| {name} | {count} failed |" for name, count in failed.items() if name not in groups]
+    return "\n".join(lines)
+
+
+def look(i: int, name: str) -> dict:
+    """Colour and line of the i-th group; a control (`algorithm:reward mode`) is drawn thin."""
+    style = STYLES[i // len(COLORS) % len(STYLES)]
+    return {"color": COLORS[i % len(COLORS)], "ls": style, "lw": 1.2 if ":" in name else 2.2}
+
+
+def draw(groups: dict[str, list[Run]]) -> Figure:
+    fig = Figure(figsize=(16, 8), layout="constrained")
+    fig.get_layout_engine().set(rect=(0.005, 0.03, 0.99, 0.82), w_pad=0.1)
+    first = next(iter(groups.values()))[0]
+    model = Path(first.config.get("model", "")).name
+    fig.text(0.012, 0.94, f"Algorithms at equal sampled tokens: {model}, {first.config.get('task')}",
+             fontsize=20, weight="bold")  # fmt: skip
+    note = "Lines: mean over the seeds. Bands: lowest and highest. After a colon: a control's reward."
+    fig.text(0.012, 0.012, note, fontsize=11, color=GREY)
+    panels = (("accuracy", "Held-out accuracy", "share of responses"),
+              ("tokens", "Response length on held-out problems", "tokens"))  # fmt: skip
+    for ax, (key, title, unit) in zip(fig.subplots(1, 2), panels):
+        for i, (name, runs) in enumerate(groups.items()):
+            x, mean, low, high = spread(runs, key)
+            ax.plot(x, mean, label=name, **look(i, name))
+            ax.fill_between(x, low, high, color=look(i, name)["color"], alpha=0.1, lw=0)
+        ax.set(title=title, ylabel=unit, xlabel="sampled tokens", ylim=(0, None), xlim=(0, None))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        if key == "accuracy":
+            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
+            fig.legend(*ax.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.007, 0.94),
+                       ncols=9).set_in_layout(False)  # fmt: skip
+    return fig
+
+
+def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=None) -> None:
+    """REPORT.png and REPORT.md of these groups. Errors: NotARun."""
+    groups = {name: [load_run(path) for path in folder] for name, folder in paths.items() if folder}
+    if not groups:
+        raise NotARun("There is no finished run to compare.")
+    report.parent.mkdir(parents=True, exist_ok=True)
+    png, md = report.with_suffix(".png"), report.with_suffix(".md")
+    aside = png.with_name(f".{png.name}.{os.getpid()}.png")
+    draw(groups).savefig(aside, dpi=110)
+    os.replace(aside, png)
+    first = next(iter(groups.values()))[0]
+    e, budget = first.environment, first.config.get("token_budget")
+    machine = e.get("gpu") or f"{e.get('cpus')} cores, {e.get('threads')} threads"
+    notes = DEFAULT_NOTES
+    if md.exists() and NOTES in md.read_text():
+        notes = md.read_text().split(NOTES, 1)[1]
+    md.write_text(
+        f"# Algorithms at equal sampled tokens\n\n![accuracy and length]({png.name})\n\n"
+        + (f"`{command}`\n\n" if command else "")
+        + (f"A run ends after {budget:,} sampled tokens. " if budget else "")
+        + f"Cells: mean (lowest–highest) over the seeds. Seconds are those of training steps, evaluations "
+        f"apart. {machine}; torch {e.get('torch')}, transformers {e.get('transformers')}, commit "
+        f"{(e.get('commit') or '?')[:10]}.\n\n{table(groups, failed or {})}\n\n{NOTES}{notes}"
+    )
+    print(f"written: {png}, {md}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("groups", nargs="+", metavar="NAME=RUN,RUN", help="a group's name and run folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="REPORT", help="path without suffix")
+    args = parser.parse_args(argv)
+    try:
+        groups = dict(group.split("=", 1) for group in args.groups)
+        write({name: [Path(p) for p in paths.split(",")] for name, paths in groups.items()}, args.out)
+    except (NotARun, OSError, ValueError) as error:
+        print(f"Nothing compared: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
