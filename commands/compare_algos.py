@@ -1,12 +1,12 @@
 """Every algorithm on the same task at equal sampled tokens, some seeds each: one figure and one table.
 
-    python tinyr1.py compare_algos                                     nine algorithms, three seeds, the miniature
+    python tinyr1.py compare_algos                         nine algorithms, three seeds, the miniature
     python tinyr1.py compare_algos --algos grpo,ppo,grpo:random --seeds 0,1 --token_budget 100000
     python tinyr1.py compare_algos 1.5b --out runs/algos-1.5b --report plots/reference/algorithms-1.5b
 
-A cell is an algorithm, or `algorithm:reward mode` for a control run, with a seed; it is a run folder of its own
-under --out. Whatever else stands on the command line is a preset or a knob of all cells. The same command goes
-on where it was stopped: finished cells are not run again, and cells of other settings are refused.
+A cell is an algorithm, or `algorithm:reward mode` for a control run, with a seed; it is a run folder of its
+own under --out. Whatever else stands on the command line is a preset or a knob of all cells. The same command
+goes on where it was stopped: finished cells are not run again, and cells of other settings are refused.
 """
 
 import argparse
@@ -80,14 +80,13 @@ def main(argv: list[str]) -> int:
             failed[cell[0]] = failed.get(cell[0], 0) + 1
         else:
             done.add(cell)
-    paths = {
-        algo: [Path(args.out) / commands[algo, seed][-1] for seed in args.seeds.split(",") if (algo, seed) in done]
-        for algo in args.algos.split(",")
-    }  # fmt: skip
+    paths = {algo: [] for algo in args.algos.split(",")}
+    for algo, seed in cells:
+        if (algo, seed) in done:
+            paths[algo].append(Path(args.out) / commands[algo, seed][-1])
+    command = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
     try:
-        compare.write(
-            paths, Path(args.report), shlex.join(["python", "tinyr1.py", "compare_algos", *argv]), failed
-        )
+        compare.write(paths, Path(args.report), command, failed)
     except compare.NotARun as error:
         raise UserError(f"Nothing to compare: {error}") from error
     return 1 if failed else 0

@@ -2,8 +2,8 @@
 
     python plots/compare.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
 
-writes REPORT.png (held-out accuracy and response length against sampled tokens: means, and the range over the
-seeds) and REPORT.md (a table, and how to read it). What stands in REPORT.md from the heading NOTES on is kept.
+writes REPORT.png (held-out accuracy and response length against sampled tokens: means, and the range over
+the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is for people.
 """
 
 import argparse
@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number  # noqa: E402
+if __package__:
+    from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number
+else:  # run as a script
+    from curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number
 
 HALF = 0.5  # the accuracy whose price the table gives
 NOTES = "## What this shows, and what it does not"
 DEFAULT_NOTES = """
-*To be written by whoever ran it.* Equal sampled tokens are not equal seconds: a critic, a process reward model
-or a reference cost passes of their own. Every row has the learning rate and the other knobs of the command,
-none was tuned for it, and a range over few seeds is no confidence interval. With one optimizer step a rollout
-the ratio is 1, and algorithms that differ in their clip alone are the same algorithm.
+*To be written by whoever ran it.* Equal sampled tokens are not equal seconds: a critic, a process reward
+model or a reference costs passes of its own. Every row has the learning rate and the other knobs of the
+command, none was tuned for it, and a range over few seeds is no confidence interval. With one optimizer step
+a rollout the ratio is 1, and algorithms that differ in their clip alone are the same algorithm.
 """
 
 

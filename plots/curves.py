@@ -94,8 +94,14 @@ def load_runs(paths: list) -> list[Run]:
     while len({run.path.parts[-depth:] for run in runs}) < len(runs):
         depth += 1
     for run in runs:
-        run.name = "/".join(run.path.parts[-depth:])
+        run.name = "/".join(run.path.parts[-depth:]) + (f" ({control(run)})" if control(run) else "")
     return runs
+
+
+def control(run: Run) -> str:
+    """What to call a control run, whose reward is not the task's; "" for any other."""
+    mode = run.config.get("reward_mode") or "task"
+    return "" if mode == "task" else f"control: {mode} reward"
 
 
 def longest_in_pretraining(run: Run) -> float:
@@ -199,7 +205,8 @@ def canvas(runs: list[Run], headline: str, rows: int, count: int) -> tuple[Figur
     shared = {
         key: Path(*values).name.removesuffix(".py") for key, values in facts.items() if len(values) == 1
     }
-    title = " · ".join(f"seed {value}" if key == "seed" else value for key, value in shared.items() if value)
+    shown = [f"seed {value}" if key == "seed" else value for key, value in shared.items() if value]
+    title = " · ".join(shown + [control(run) for run in runs if len(runs) == 1 and control(run)])
     fig.text(0.012, 0.95, title or "training", fontsize=20, weight="bold")
     fig.text(0.012, 0.012, CAPTION, fontsize=11, color=GREY)
     if len(runs) == 1:

@@ -1,0 +1,76 @@
+"""The comparison of algorithms: cells are runs, finished ones stay, the report says what they say."""
+
+import json
+import subprocess
+
+import pytest
+from test_train import QUICK
+
+import metrics
+import tinyr1
+from plots import compare, curves
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Cells run here, without plots of their own; the list of those that ran."""
+    ran = []
+
+    def run(command, *_, **more):
+        if "train" not in command:  # the plots of a run
+            return subprocess.CompletedProcess(command, 0, "", "")
+        ran.append(command[-1])
+        return subprocess.CompletedProcess(command, tinyr1.main(list(map(str, command[2:]))))
+
+    monkeypatch.setattr(metrics.subprocess, "run", run)
+    return ran
+
+
+def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys):
+    report = tmp_path / "reference" / "algorithms"
+    argv = ["compare_algos", "--algos", "grpo,ppo,grpo:random", "--seeds", "0,1", "--model", tiny]
+    argv += ["--task", bandit, "--out", str(tmp_path / "cells"), "--report", str(report)]
+    argv += [*QUICK, "--max_new_tokens", "4", "--token_budget", "100", "--lr", "1e-3", "--probe_every", "1"]
+    assert tinyr1.main(argv) == 0
+    names = [f"{algo}-s{seed}" for seed in "01" for algo in ("grpo", "ppo", "grpo-random")]
+    assert in_process == names and report.with_suffix(".png").stat().st_size > 10_000
+    text = report.with_suffix(".md").read_text()
+    assert text.count("| grpo | 2 |") == 1 and "| grpo:random | 2 |" in text and compare.NOTES in text
+    assert "compare_algos --algos grpo,ppo,grpo:random" in text and "100 sampled tokens" in text
+    config = json.loads((tmp_path / "cells" / "grpo-random-s1" / "config.json").read_text())["config"]
+    assert config["reward_mode"] == "random" and config["seed"] == 1 and config["minibatches"] == 2
+
+    in_process.clear()
+    report.with_suffix(".md").write_text(f"old\n{compare.NOTES}\nMine.\n")
+    (tmp_path / "cells" / "ppo-s0" / "summary.json").unlink()  # as if it had been stopped at its very end
+    assert tinyr1.main(argv) == 0 and in_process == ["ppo-s0"]
+    text = report.with_suffix(".md").read_text()
+    assert text.endswith("Mine.\n") and "old" not in text and "| ppo | 2 |" in text
+    in_process.clear()
+    capsys.readouterr()
+    assert tinyr1.main([*argv, "--lr", "2e-3"]) == 2 and not in_process
+    assert "other settings (lr)" in capsys.readouterr().err
+    assert tinyr1.main([*argv, "--algos", "grpo:nothing"]) == 2
+
+
+def row(step, tokens, **more):
+    return {"step": step, "reward": 0.5, "sampled_tokens": tokens, "time/step": 2.0, **more}
+
+
+def test_figures_of_a_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"reward_mode": "inverted"}}))
+    rows = [{"step": 0, "eval/accuracy": 0.2, "eval/tokens": 30}]
+    rows += [row(1, 100, grad_norm=0.5, dead_groups=0.5, skipped=0), row(2, 250, grad_norm=2.0, skipped=1)]
+    rows += [{"step": 2, "probe/accuracy": 0.6, "probe/tokens": 50}, row(3, 400)]
+    rows += [{"step": 3, "eval/accuracy": 0.5, "eval/tokens": 60}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run = curves.load_run(tmp_path)
+    assert compare.held_out(run, "accuracy")[0].tolist() == [0, 250, 400]
+    figures = compare.figures_of(run)
+    assert figures["tokens_to"] == 250 and figures["seconds_to"] == 4 and figures["seconds"] == 6
+    assert figures["norm"] == 2 and figures["skipped"] == 1 and figures["final"] == 0.5
+    assert "1/1" in compare.table({"x": [run]}, {"x": 1}) and "1, 1 failed" in compare.table(
+        {"x": [run]}, {"x": 1}
+    )
+    assert curves.load_runs([tmp_path])[0].name.endswith("(control: inverted reward)")
+    assert "control: inverted reward" in curves.curves([run]).texts[0].get_text()
