@@ -9,83 +9,17 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from test_loss import small_model
+from samples import CAP, LENGTH, REWARD, START, G, config, flat, make, make_models, step
 
 import rollout
 import tinyr1
-from critic import Critic, ImplicitPRM, gae, process_return, value_loss
+from critic import Critic, gae, process_return, value_loss
 from tinyr1 import ADVANTAGE, ALGORITHMS, SURROGATE, WEIGHTS, Config, policy_loss
-
-G, CAP, START = 4, 9, 3  # samples a prompt, cap, length of the prompts
-LENGTH = [4, 9, 1, 6, 9, 2, 7, 5, 3, 8, 6, 2]
-REWARD = [1, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0]  # the middle group has no signal
-BASE = dict(precision="fp32", grad_clip=1e9, max_new_tokens=CAP, prompts=3, group=G, overlong_buffer=4)
-EXTRA = {  # what the rows' own values would leave idle or too small to see
-    "ppo": dict(gamma=0.9, lam=0.8, kl=0.05),
-    "prime": dict(prm_beta=0.7, gamma=0.9),
-}
-
-
-def config(name, **more):
-    return Config(**BASE | ALGORITHMS[name] | EXTRA.get(name, {}) | more)
-
-
-def perturbed(model, scale, seed):
-    torch.manual_seed(seed)
-    other = copy.deepcopy(model)
-    for p in other.parameters():
-        p.data += scale * torch.randn_like(p)
-    return other
 
 
 @pytest.fixture(scope="module")
 def models():
-    """The policy, the one that sampled (by a hair for GSPO's narrow clip), the reference and a PRM."""
-    policy = small_model().double()
-    old = {name: perturbed(policy, 3e-4 if name == "gspo" else 0.03, 5) for name in ALGORITHMS}
-    return policy, old, perturbed(policy, 0.05, 6), perturbed(policy, 0.05, 7)
-
-
-def make(name, models, extra=0, order=None, **more):
-    """(policy, Batch with its advantages, aux) of the fixed samples; `order` permutes whole groups and the
-    rows within them.
-    """
-    policy, old, ref, prm = models
-    cfg, policy = config(name, **more), copy.deepcopy(policy)
-    order = list(range(12)) if order is None else order
-    length = torch.tensor(LENGTH)
-    ids = torch.randint(1, 31, (12, START + CAP), generator=torch.Generator().manual_seed(3))
-    ids[torch.arange(START + CAP) >= (START + length)[:, None]] = 0
-    ids, length = torch.nn.functional.pad(ids, (0, extra))[order], length[order]
-    logp = torch.zeros(12, START + CAP + extra - 1, dtype=torch.float64)
-    roll = rollout.Rollout(ids, torch.full((12,), START), length, logp, length < CAP)
-    results = [{"reward": float(REWARD[i]), "correct": REWARD[i] == 1} for i in order]
-    batch = tinyr1.assess(cfg, 0, roll, results)
-    tinyr1.recall(batch, old[name], ref)
-    batch.old_logp = batch.stored(lambda *x: batch.logp(old[name], *x)[0])
-    aux = None
-    if cfg.aux == "critic":
-        aux = Critic(policy, cfg)
-        torch.manual_seed(8)
-        torch.nn.init.normal_(aux.head.weight, std=0.3)
-    elif cfg.aux == "prm":
-        aux = ImplicitPRM(prm, cfg)
-    if aux:
-        aux.optimizer = torch.optim.SGD(aux.own.parameters(), lr=1.0)
-        aux.judge(batch)
-    batch.adv = tinyr1.advantage(batch)
-    return policy, batch, aux
-
-
-def flat(module):
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
-
-
-def step(policy, batch):
-    """Loss and gradient of an update: SGD with lr 1 moves by the gradient."""
-    before = flat(policy)
-    metrics = tinyr1.update(policy, torch.optim.SGD(policy.parameters(), lr=1.0), batch)
-    return metrics["loss"], before - flat(policy)
+    return make_models()
 
 
 # ---------------------------------------------------------------- the slow implementation

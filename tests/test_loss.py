@@ -5,29 +5,13 @@ import math
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from samples import small_model
 
 import rollout
 import tinyr1
 from tinyr1 import ADVANTAGE, KL, WEIGHTS, Config, policy_loss, token_logp
 
 MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
-
-
-def small_model(seed=0):
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=31,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        eos_token_id=0,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    return Qwen2ForCausalLM(config)
 
 
 def test_advantages_by_hand():
