@@ -31,7 +31,7 @@ def gae(reward, value, mask, gamma: float, lam: float):
 
 def process_return(process, mask, G: int, gamma: float):
     """PRIME's advantage (N,T) by process rewards (N,T): the discounted sum, from each token on, of the
-    rewards less the mean over the group's other samples of their mean reward a token. 2502.01456, eq. 5.
+    rewards less the mean over the group's other samples of their mean reward a token. 2502.01456.
     """
     mean = (process * mask).sum(1) / mask.sum(1).clamp(min=1)  # (N,)
     mean = mean.view(-1, G)
@@ -102,9 +102,10 @@ class Critic(Aux):
             self.step(cfg, total)
             losses.append(total)
         ret, value = batch.ret[active], batch.value[active]
-        metrics = {"value_loss": sum(losses) / max(1, len(losses)), "value": value.mean().item()}
-        spread = ret.var(correction=0).item()
+        metrics = {"value_loss": sum(losses) / max(1, len(losses))}
+        spread = ret.var(correction=0).item() if len(ret) else 0.0
         if spread > 0:
+            metrics["value"] = value.mean().item()
             metrics["explained_variance"] = 1 - (ret - value).var(correction=0).item() / spread
         return metrics
 
@@ -118,7 +119,7 @@ def value_loss(value, old, ret, mask, clip: float):
 
 
 class ImplicitPRM(Aux):
-    """PRIME's process rewards, 2502.01456, eq. 3: r_t = beta * log(PRM / reference). The PRM is a language
+    """PRIME's process rewards, 2502.01456: r_t = beta * log(PRM / reference). The PRM is a language
     model that starts as the policy does and learns, by cross-entropy on a response's outcome, that the sum of
     its rewards is the log-odds of being right: no step is ever labelled.
     """

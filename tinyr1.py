@@ -308,7 +308,6 @@ KL = {  # log(policy/reference) -> estimate of KL(policy || reference), joschu.n
     "k3": lambda d: torch.exp(-d) - 1 + d,
 }
 
-
 SURROGATE = {  # ratio, the clipped ratio, advantage, log-probability, all (n,T) -> objective (n,T)
     "clip": lambda ratio, clipped, adv, logp: torch.minimum(ratio * adv, clipped * adv),  # PPO, 1707.06347
     "cispo": lambda ratio, clipped, adv, logp: clipped.detach() * adv * logp,  # 2506.13585
@@ -328,7 +327,7 @@ def policy_loss(logp, old_logp, adv, weight, cfg: Config, ref_logp=None, entropy
     ratio = torch.exp(log_ratio).expand_as(logp)
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
     objective = SURROGATE[cfg.surrogate](ratio, clipped, adv, logp)
-    if cfg.clip_dual:  # 1912.09729, eq. 5
+    if cfg.clip_dual:  # 1912.09729
         objective = torch.where(adv < 0, torch.maximum(objective, cfg.clip_dual * adv), objective)
     sums = {"clip_frac": ((clipped != ratio) & (clipped * adv < ratio * adv)).float()}
     if ref_logp is not None:
@@ -352,10 +351,8 @@ class Batch:
     outcome: torch.Tensor  # (B,G) bool, right or wrong
     keep: torch.Tensor  # (N,) bool, False: the row's tokens get no loss
     counted: torch.Tensor  # (N,) bool, False: the row is left out of the batch and its means
-    old_logp: torch.Tensor | None = (
-        None  # (N,T) under the policy before the update; None where it is not needed
-    )
-    ref_logp: torch.Tensor | None = None  # (N,T) under the initial policy; None where it is not needed
+    old_logp: torch.Tensor | None = None  # (N,T) under the policy before the update, if something needs it
+    ref_logp: torch.Tensor | None = None  # (N,T) under the initial policy, if something needs it
     value: torch.Tensor | None = None  # (N,T) the critic's, of the state before each token
     ret: torch.Tensor | None = None  # (N,T) what the critic should have said
     process: torch.Tensor | None = None  # (N,T) PRIME's advantage by process rewards
@@ -435,9 +432,8 @@ def advantage(batch: Batch) -> torch.Tensor:
     if cfg.whiten:  # in float64, so that equal advantages become 0 and not rounding / rounding
         inside = adv[batch.active].double()
         centred = inside - inside.mean()
-        adv = zero.masked_scatter(
-            batch.active, (centred / (centred.pow(2).mean().sqrt() + 1e-8)).to(adv.dtype)
-        )
+        scaled = centred / (centred.pow(2).mean().sqrt() + 1e-8)
+        adv = zero.masked_scatter(batch.active, scaled.to(adv.dtype))
     return adv
 
 
@@ -479,9 +475,7 @@ def sampling_dtype(model, cfg: Config) -> torch.dtype:
 
 CONTROLS = {  # --reward_mode: is it the reward? A task's result, a uniform number -> the reward in its place
     "random": lambda result, u: float(u < 0.5),
-    "format_only": lambda result, u: float(
-        result["answer"] is not None
-    ),  # any answer, where one is looked for
+    "format_only": lambda result, u: float(result["answer"] is not None),  # where one is looked for
     "inverted": lambda result, u: float(not result["correct"]),
 }
 
@@ -569,9 +563,7 @@ def backward(model, batch: Batch, rows, weight):
         logp, entropy = batch.logp(model, ids, mask, cfg.entropy != 0)  # (n,T)
         old = batch.old_logp[at] if batch.old_logp is not None else logp.detach()
         adv = batch.adv[at]
-        if (
-            cfg.is_cap
-        ):  # the engine's rounding makes its samples off-policy: fengyao.notion.site/off-policy-rl
+        if cfg.is_cap:  # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
             adv = adv * torch.exp(old - roll.logp[at]).clamp(max=cfg.is_cap)
         reference = batch.ref_logp[at] if cfg.kl and cfg.kl_in == "loss" else None
         bonus = entropy if cfg.entropy else None
@@ -616,8 +608,8 @@ def update(model, optimizer, batch: Batch) -> dict:
 
 
 def next_kl(cfg: Config, kl: float, measured: float) -> float:
-    """The KL coefficient after a step with `measured` nats a response: Ziegler et al., 1909.08593, 2.2."""
-    error = (measured - cfg.kl_target) / cfg.kl_target if cfg.kl_target else 0.0
+    """The KL coefficient after a step with `measured` nats a response: Ziegler et al., 1909.08593."""
+    error = (measured - cfg.kl_target) / cfg.kl_target
     return kl * (1 + 0.1 * min(0.2, max(-0.2, error)))
 
 
@@ -679,13 +671,13 @@ class Progress:
 
 def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict) -> None:
     """Write a step's row and some of its samples."""
-    problems, roll, texts, results = drawn
+    asked, roll, texts, results = drawn
     dead = (batch.reward == batch.reward[:, :1]).all(1)  # (B,)
     spread = batch.reward.std(1, correction=min(1, cfg.group - 1)).mean().item()
     row |= {"reward_shaped": batch.reward.mean().item(), "reward_std": spread}
     row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": at.sampled}
-    row |= {"resampled": len(problems) - cfg.prompts} if cfg.resample else {}
-    records = sample_records(problems, texts, results, roll, cfg.group)
+    row |= {"resampled": len(asked) - cfg.prompts} if cfg.resample else {}
+    records = sample_records(asked, texts, results, roll, cfg.group)
     random = np.random.default_rng((cfg.seed, at.step))
     shown = random.choice(len(texts), min(cfg.keep_samples, len(texts)), replace=False)
     kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
@@ -703,8 +695,9 @@ def train(cfg: Config) -> dict | None:
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     with clock("load"):
-        needs_ref, own = cfg.kl > 0 or cfg.aux == "prm", cfg.aux == "prm" or cfg.adv == "gae"
-        model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * own)
+        needs_ref = cfg.kl > 0 or cfg.aux == "prm"
+        beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
+        model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
     if cfg.gradient_checkpointing:
@@ -756,9 +749,7 @@ def train(cfg: Config) -> dict | None:
             lr = lr_at(at.step, cfg, at.sampled)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            problems_, roll, texts, results = drawn = draw(
-                model, tokenizer, task, stream, cfg, at.step, clock
-            )
+            drawn = asked, roll, _, results = draw(model, tokenizer, task, stream, cfg, at.step, clock)
             with clock("update"):
                 batch = assess(replace(cfg, kl=at.kl), at.step, roll, results)
                 metrics = recall(batch, model, ref)
@@ -770,10 +761,11 @@ def train(cfg: Config) -> dict | None:
                 metrics |= update(model, optimizer, batch)
 
             at.step, at.sampled = at.step + 1, at.sampled + int(roll.length.sum())
-            at.drawn += len(problems_)
+            at.drawn += len(asked)
             row = {"step": at.step, **summarise(results, roll), **metrics, "lr": lr}
-            row |= {"kl_coefficient": at.kl} if cfg.kl_target else {}
-            at.kl = next_kl(cfg, at.kl, metrics.get("kl", 0.0) * row["tokens"])
+            if cfg.kl_target and "kl" in metrics:
+                row["kl_coefficient"] = at.kl
+                at.kl = next_kl(cfg, at.kl, metrics["kl"] * row["tokens"])
             record(run, cfg, at, drawn, batch, row)
             row |= {f"time/{p}": clock[p] - spent.get(p, 0.0) for p in ("sample", "score", "update")}
             row["time/step"] = time.perf_counter() - begin

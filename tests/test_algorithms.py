@@ -142,7 +142,7 @@ class Slow:
         A = whitened(self.gae())
         return self.mean_of_tokens(lambda i, t: ppo_clip(self.ratio(i, t), A[i][t], 0.2, 0.2), range(self.N))
 
-    def prime(self):  # 2502.01456, eq. 5; the PRM is the one that has just learned
+    def prime(self):  # 2502.01456; the PRM is the one that has just learned
         rows = [i for i in range(self.N) if 0.2 <= sum(self.R[i // G * G : i // G * G + G]) / G <= 0.8]
         with torch.no_grad():
             prm = [log_probs(self.batch.prm, self.ids[i], n) for i, n in enumerate(self.n)]
@@ -180,7 +180,7 @@ def test_the_clip_matters_here(models):
 
 
 def test_the_critics_loss_and_gradient(models):
-    """1707.06347, eq. 9, with the clip of PPO's code; values from before the step, returns = GAE + value."""
+    """Squared error, with the clip of PPO's code; values from before the step, returns = GAE + value."""
     policy, batch, critic = make("ppo", models, value_clip=0.1)
     slow = Slow("ppo", models, batch, copy.deepcopy(critic))
     total, count, advantages = 0.0, sum(LENGTH), slow.gae()
@@ -203,7 +203,7 @@ def test_the_critics_loss_and_gradient(models):
 
 
 def test_the_prms_loss_and_gradient(models):
-    """2502.01456, eq. 3 and 4: cross-entropy of the outcome under sigma(sum of beta log(PRM / reference))."""
+    """2502.01456: cross-entropy of the outcome under sigma(sum of beta log(PRM / reference))."""
     prm, rows = copy.deepcopy(models[3]), [0, 1, 2, 3, 8, 9, 10, 11]
     _, batch, aux = make("prime", models)  # its PRM has made its step
     total = 0.0
@@ -321,7 +321,6 @@ def test_adaptive_kl_moves_towards_its_target():
     assert tinyr1.next_kl(cfg, 0.1, 2.2) == pytest.approx(0.101)
     assert tinyr1.next_kl(cfg, 0.1, 99.0) == pytest.approx(0.102)  # by at most 2 % a step
     assert tinyr1.next_kl(cfg, 0.1, 0.0) == pytest.approx(0.098)
-    assert tinyr1.next_kl(Config(kl=0.1), 0.1, 9.0) == 0.1
 
 
 def test_kl_in_the_reward_of_grpo_enters_the_z_score(models):

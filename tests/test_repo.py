@@ -34,7 +34,8 @@ def test_direction_of_imports():
 
 
 def test_line_budgets():
-    budgets = {"tinyr1.py": 900, "rollout.py": 450, "minibase.py": 450, "tasks/countdown.py": 260}
+    budgets = {"tinyr1.py": 900, "critic.py": 200, "rollout.py": 450, "minibase.py": 450}
+    budgets |= {"tasks/countdown.py": 260}
     for name, most in budgets.items():
         assert len((HERE / name).read_text().splitlines()) <= most, name
 
