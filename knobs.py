@@ -17,9 +17,9 @@ class Parser(HfArgumentParser):
         raise UserError(f"{message}. `{self.prog} --help` lists every knob.")
 
 
-def parse(Config, algorithms: dict, presets: dict, command: str, argv: list[str]):
+def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, argv: list[str]):
     """(config, preset's name or ""): Config's defaults < the row of --algo < the preset < the command line.
-    Errors: UserError.
+    `tables`: knob -> the names that it takes. Errors: UserError.
     """
     parser = Parser(
         Config,
@@ -30,6 +30,8 @@ def parse(Config, algorithms: dict, presets: dict, command: str, argv: list[str]
     parser.add_argument(
         "preset", nargs="?", help=f"one of {', '.join(presets)}" + (", or a run folder" * (command == "eval"))
     )
+    for action in parser._actions:
+        action.choices = [*tables[action.dest]] if action.dest in tables else action.choices
     known = parser.parse_known_args(argv)[0]
     preset = dict(presets.get(known.preset) or {})
     if command == "eval" and known.preset and known.preset not in presets:

@@ -65,22 +65,19 @@ class Config:
     temperature: float = knob(1.0, "of training and evaluation samples")
     top_p: float = knob(1.0, "nucleus of all samples; log-probabilities are those of the whole distribution")
     # the algorithm: a name sets defaults, every knob can be overridden
-    algo: str = knob("grpo", "sets the defaults of the knobs of its row in ALGORITHMS",
-                     "grpo drgrpo dapo rloo reinforce++ gspo cispo ppo prime".split())  # fmt: skip
-    adv: str = knob("zscore", "advantage, from the rewards of a group (loo: leave-one-out) or of each token",
-                    ["zscore", "centred", "loo", "return", "gae"])  # fmt: skip
+    algo: str = knob("grpo", "sets the defaults of the knobs of its row in ALGORITHMS")
+    adv: str = knob("zscore", "advantage, from the rewards of a group (loo: leave-one-out) or of each token")
     whiten: bool = knob(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
     gamma: float = knob(1.0, "discount a token of return, gae and PRIME's process rewards")
     lam: float = knob(1.0, "lambda of gae")
-    weight: str = knob("sequence", "how tokens are weighed in the loss: WEIGHTS",
-                       ["sequence", "token", "constant", "sum"])  # fmt: skip
-    surrogate: str = knob("clip", "clip: PPO's; cispo: the clipped ratio weighs log pi", ["clip", "cispo"])
+    weight: str = knob("sequence", "how tokens are weighed in the loss")
+    surrogate: str = knob("clip", "clip: PPO's; cispo: the clipped ratio weighs log pi")
     ratio: str = knob("token", "importance ratio of a token, or of the sequence", ["token", "sequence"])
     clip_low: float = knob(0.2, "the ratio is clipped at 1 - clip_low")
     clip_high: float = knob(0.2, "the ratio is clipped at 1 + clip_high")
     clip_dual: float = knob(0.0, "bounds the objective of a negative advantage at so many times it; 0: no")
     kl: float = knob(0.0, "coefficient of the KL penalty to the initial policy; 0 keeps no reference model")
-    kl_estimator: str = knob("k3", "estimator of that KL", ["k1", "k2", "k3"])
+    kl_estimator: str = knob("k3", "estimator of that KL")
     kl_in: str = knob("loss", "where it is subtracted: see ALGORITHMS", ["loss", "reward"])
     kl_target: float = knob(0.0, "nats a response towards which --kl is steered, step by step; 0: fixed")
     entropy: float = knob(0.0, "coefficient of the entropy bonus")
@@ -96,15 +93,14 @@ class Config:
     overlong: str = knob("keep", "samples cut at the cap: keep, mask the loss, or penalise softly before it",
                          ["keep", "mask", "penalise"])  # fmt: skip
     overlong_buffer: int = knob(64, "tokens before the cap over which the soft penalty grows from 0 to 1")
-    aux: str = knob("none", "model beside the policy: critic, or implicit PRM", ["none", "critic", "prm"])
+    aux: str = knob("none", "model beside the policy: critic, or implicit PRM")
     critic: str = knob("copy", "values from a copy of the backbone, or a head on the policy's own features",
                        ["copy", "head"])  # fmt: skip
     value_clip: float = knob(0.2, "a value moves at most so far from the old one in its loss; 0: no bound")
     prm_beta: float = knob(0.05, "process reward = prm_beta * log(PRM / reference)")
     aux_lr: float = knob(0.0, "learning rate of the model beside the policy; 0: that of --lr")
     aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
-    reward_mode: str = knob("task", "whose rewards train: the task's, or a control's (CONTROLS)",
-                            ["task", "random", "format_only", "inverted"])  # fmt: skip
+    reward_mode: str = knob("task", "whose rewards train: the task's, or a control's")
     # optimization
     steps: int = knob(60, "training steps")
     token_budget: int = knob(0, "end once so many tokens were sampled, if before --steps; 0: no budget")
@@ -190,7 +186,9 @@ GPU_GB = {
 
 def parse(command: str, argv: list[str]) -> tuple[Config, str]:
     """(config, preset's name or "") of a command line. Errors: UserError."""
-    return knobs.parse(Config, ALGORITHMS, PRESETS, command, argv)
+    tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": WEIGHTS, "aux": AUX}
+    tables |= {"surrogate": SURROGATE, "kl_estimator": KL, "reward_mode": ["task", *CONTROLS]}
+    return knobs.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
 
 
 # ---------------------------------------------------------------- problems

@@ -367,6 +367,7 @@ def test_a_new_algorithm_is_a_row_and_a_function(models, monkeypatch):
 
     monkeypatch.setitem(SURROGATE, "sapo", sapo)
     monkeypatch.setitem(ALGORITHMS, "sapo", dict(adv="zscore", weight="sequence", surrogate="sapo"))
+    assert tinyr1.parse("train", ["mini", "--algo", "sapo"])[0].surrogate == "sapo"
     policy, old, ref, prm = models
     gradient = step(*make("sapo", (policy, old | {"sapo": old["grpo"]}, ref, prm))[:2])[1]
     assert gradient.norm() > 1e-2
