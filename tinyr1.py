@@ -98,7 +98,7 @@ class Config:
                        ["copy", "head"])  # fmt: skip
     value_clip: float = knob(0.2, "a value moves at most so far from the old one in its loss; 0: no bound")
     prm_beta: float = knob(0.05, "process reward = prm_beta * log(PRM / reference)")
-    aux_lr: float = knob(0.0, "learning rate of the model beside the policy; 0: that of --lr")
+    aux_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
     aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
     reward_mode: str = knob("task", "whose rewards train: the task's, or a control's")
     # optimization

@@ -1,8 +1,9 @@
 """Every algorithm on the same task at equal sampled tokens, some seeds each: one figure and one table.
 
     python tinyr1.py compare_algos                         nine algorithms, three seeds, the miniature
-    python tinyr1.py compare_algos --algos grpo,ppo,grpo:random --seeds 0,1 --token_budget 100000
-    python tinyr1.py compare_algos 1.5b --out runs/algos-1.5b --report plots/reference/algorithms-1.5b
+    python tinyr1.py compare_algos --algos grpo,ppo --seeds 0,1 --token_budget 100000
+    python tinyr1.py compare_algos 1.5b --token_budget 50000000 --out runs/algos-1.5b --report algos-1.5b
+    python tinyr1.py compare_algos --algos grpo,grpo:random,grpo:format_only,grpo:inverted --report controls
 
 A cell is an algorithm, or `algorithm:reward mode` for a control run, with a seed; it is a run folder of its
 own under --out. Whatever else stands on the command line is a preset or a knob of all cells. The same command
@@ -21,18 +22,22 @@ import tinyr1
 from plots import compare
 from runfolder import HERE, UserError
 
-# two optimizer steps a rollout, or clips would never act; the budget is a cell of about four minutes
-CELL = "--token_budget 600000 --steps 100000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
+ALL = "--steps 100000".split()  # it is the token budget that ends a cell
+# about four minutes a cell on two cores; two optimizer steps a rollout, or the ratio would always be 1
+MINI = "--token_budget 600000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
 FREE = {"out", "overwrite", "name", "device", "precision"}  # what a finished cell may differ in
 
 
 def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
-    """The arguments of `train` for a cell; knobs of the command line come after the defaults of CELL."""
-    name, _, mode = algo.partition(":")
-    preset = [] if knobs and not knobs[0].startswith("--") else ["mini"]
-    own = ["--algo", name, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
-    head, rest = (preset, knobs) if preset else (knobs[:1], knobs[1:])
-    return [*head, *CELL, *rest, *own, "--name", f"{algo.replace(':', '-')}-s{seed}"]
+    """The arguments of `train` for a cell. Errors: UserError without a budget."""
+    named = bool(knobs) and not knobs[0].startswith("--")
+    preset, given = (knobs[0], knobs[1:]) if named else ("mini", knobs)
+    if preset != "mini" and "--token_budget" not in given:
+        raise UserError(f"Give --token_budget, the sampled tokens of a cell: {preset} has no usual one.")
+    algorithm, _, mode = algo.partition(":")
+    own = ["--algo", algorithm, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
+    own += ["--name", f"{algo.replace(':', '-')}-s{seed}"]
+    return [preset, *ALL, *(MINI if preset == "mini" else []), *given, *own]
 
 
 def finished(argv: list[str]) -> bool:
@@ -64,9 +69,8 @@ def main(argv: list[str]) -> int:
     args, knobs = parser.parse_known_args(argv)
     cells = [(algo, seed) for seed in args.seeds.split(",") for algo in args.algos.split(",")]
     commands = {cell: cell_command(args, knobs, *cell) for cell in cells}
-    done = {
-        cell for cell, command in commands.items() if finished(command)
-    }  # all are checked before any runs
+    # all cells are checked before any runs
+    done = {cell for cell, command in commands.items() if finished(command)}
     failed = {}
     for i, (cell, command) in enumerate(commands.items()):
         print(f"[{i + 1}/{len(cells)}] {cell[0]}, seed {cell[1]}{': finished' * (cell in done)}", flush=True)

@@ -51,6 +51,7 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys)
     assert tinyr1.main([*argv, "--lr", "2e-3"]) == 2 and not in_process
     assert "other settings (lr)" in capsys.readouterr().err
     assert tinyr1.main([*argv, "--algos", "grpo:nothing"]) == 2
+    assert tinyr1.main(["compare_algos", "1.5b"]) == 2 and "--token_budget" in capsys.readouterr().err
 
 
 def row(step, tokens, **more):
