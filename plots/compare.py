@@ -93,7 +93,7 @@ def table(groups: dict[str, list[Run]], failed: dict[str, int]) -> str:
         count, doubled = len(runs), sum(x["final"] >= 2 * x["base"] for x in f)
         reached = f" in {sum(v is not None for v in column['tokens_to'])}/{count}"
         lines.append("| " + " | ".join((
-            name, f"{count}" + f", {failed[name]} failed" * (name in failed),
+            name, f"{count}" + (f", {failed[name]} failed" if name in failed else ""),
             mean_range(column["base"], ".1%"), mean_range(column["final"], ".1%"), f"{doubled}/{count}",
             mean_range(column["tokens"], ".0f"), mean_range(column["tokens_to"], ",.0f") + reached,
             mean_range(column["seconds_to"], ".0f"), mean_range(column["seconds"], ".0f"),
