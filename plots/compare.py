@@ -131,7 +131,7 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
         if key == "accuracy":
             ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
             fig.legend(*ax.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.007, 0.94),
-                       ncols=9).set_in_layout(False)  # fmt: skip
+                       ncols=12, columnspacing=1.2).set_in_layout(False)  # fmt: skip
     return fig
 
 
