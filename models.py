@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from runfolder import HERE, UserError
 
@@ -43,6 +44,22 @@ def pick_precision(asked: str, device: torch.device) -> str:
             a @ b
             best[name] = min(best.get(name, math.inf), time.perf_counter() - start)
     return "bf16" if best["bf16"] < best["fp32"] / 1.5 else "fp32"
+
+
+def attention_fp32(module, q, k, v, mask, **options):
+    with torch.autocast(q.device.type, enabled=False):
+        return sdpa_attention_forward(module, q.float(), k.float(), v.float(), mask, **options)
+
+
+AttentionInterface.register("sdpa_fp32", attention_fp32)
+
+
+def pick_attention(model, precision: str) -> None:
+    """On a CPU, attention stays in fp32 beside bf16 matrix products: torch differentiates it faster so (an
+    update of 256 short rows of the miniature took 0.64 s in place of 0.82 s).
+    """
+    if model.device.type == "cpu" and precision == "bf16" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("sdpa_fp32")
 
 
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # Gemma 2, Cohere, Granite

@@ -39,7 +39,7 @@ from tqdm import tqdm
 import knobs
 import rollout
 import tasks
-from models import load_model, pick_device, pick_precision, stop_ids
+from models import load_model, pick_attention, pick_device, pick_precision, stop_ids
 from plots.summary import show, table
 from runfolder import HERE, Run, UserError, environment, write_atomically, write_json
 
@@ -554,6 +554,7 @@ def train(cfg: Config) -> dict | None:
         model, tokenizer = load_model(cfg.model, device, 22 if cfg.kl else 16)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if cfg.kl else None
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
+    pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     fused = device.type == "cuda"  # no temporaries as large as the model

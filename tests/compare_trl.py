@@ -23,7 +23,7 @@ import torch
 
 import rollout
 import tinyr1
-from models import load_model, pick_precision
+from models import load_model, pick_attention, pick_precision
 from tasks import countdown
 
 LR = 1e-7
@@ -37,6 +37,7 @@ class Ours:
         self.cfg, _ = tinyr1.parse("train", [*arguments, *base, "--precision", precision, "--lr", str(LR)])
         self.name = f"tinyr1, {precision}"
         self.model, self.tokenizer = load_model(self.cfg.model, torch.device("cpu"))
+        pick_attention(self.model, precision)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0)
         self.rows = []
 
