@@ -303,8 +303,7 @@ def decode_bytes(model, dtype, work: Work, found: list[int], steps: int) -> floa
 
 def train_step(model, args: Bench, roll, precision: str, device) -> float:
     """Median seconds of the update on these samples, with random advantages: every row has a gradient."""
-    cfg = tinyr1.parse("train", ["--prompts", str(args.prompts), "--group", str(args.group)])[0]
-    cfg.precision, cfg.max_new_tokens, cfg.kl = precision, args.max_new_tokens, 0.0
+    cfg = tinyr1.Config(precision=precision, max_new_tokens=args.max_new_tokens)
     pick_attention(model, precision)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=device.type == "cuda")
     adv = torch.randn(len(roll.ids), generator=torch.Generator().manual_seed(0)).to(device)
@@ -316,7 +315,8 @@ def train_step(model, args: Bench, roll, precision: str, device) -> float:
     return statistics.median(timed(run, None, 0, device)[0] for _ in range(args.repeats + 1))
 
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::mkldnn_linear")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::mkldnn_linear",
+            "mkldnn::_linear_pointwise")  # fmt: skip
 
 
 def profile(run, work, device) -> dict:
