@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 FAST = ("qwen2", "qwen3", "llama")
+PACKS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def fast_path(model) -> bool:
@@ -16,6 +17,23 @@ def fast_path(model) -> bool:
     return (
         dense and rope in ("default", "linear", "llama3", "yarn") and type(model.lm_head) is torch.nn.Linear
     )
+
+
+class Product:
+    """x @ weight.T + bias. On a CPU in fp32 the weight is laid out for oneDNN, once a call of `generate`: for
+    64 rows 1.1 to 2 times as fast as F.linear, which takes MKL.
+    """
+
+    def __init__(self, weight, bias, rows: int):
+        self.weight, self.bias = weight, bias
+        self.packed = weight.device.type == "cpu" and weight.dtype == torch.float32 and PACKS
+        if self.packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+
+    def __call__(self, x):
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
 
 
 class Decoder:
@@ -33,12 +51,13 @@ class Decoder:
         self.dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         embed = model.model.embed_tokens.weight
         self.embed = embed.to(dtype)
-        self.head = self.embed if model.lm_head.weight is embed else model.lm_head.weight.to(dtype)
+        tied = model.lm_head.weight is embed
+        self.head = Product(self.embed if tied else model.lm_head.weight.to(dtype), None, slots)
         self.device = self.embed.device
 
         def fused(*linears):
             bias = torch.cat([x.bias.to(dtype) for x in linears]) if linears[0].bias is not None else None
-            return torch.cat([x.weight.to(dtype) for x in linears]), bias
+            return Product(torch.cat([x.weight.to(dtype) for x in linears]), bias, slots)
 
         def norm(module):
             return (module.weight.to(dtype), module.variance_epsilon) if module is not None else None
@@ -74,7 +93,7 @@ class Decoder:
     def project(self, x, layer, cos, sin):
         """q (..., heads, dim), k and v (..., kv, dim) of the input x (..., H), rotated."""
         norm, qkv, q_norm, k_norm = layer[:4]
-        x = F.linear(self.rms(x, norm), *qkv).view(*x.shape[:-1], self.heads + 2 * self.kv, self.dim)
+        x = qkv(self.rms(x, norm)).view(*x.shape[:-1], self.heads + 2 * self.kv, self.dim)
         qk, v = x[..., : self.heads + self.kv, :], x[..., self.heads + self.kv :, :]
         if q_norm:
             q, k = qk[..., : self.heads, :], qk[..., self.heads :, :]
@@ -85,9 +104,9 @@ class Decoder:
     def finish_layer(self, x, attended, layer):
         """Output projection and MLP with their residuals; x and attended (..., H)."""
         _, _, _, _, out, norm, gate_up, down = layer
-        x = x + F.linear(attended, *out)
-        gate, up = F.linear(self.rms(x, norm), *gate_up).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, *down)
+        x = x + out(attended)
+        gate, up = gate_up(self.rms(x, norm)).chunk(2, -1)
+        return x + down(F.silu(gate) * up)
 
     def prefill(self, prompts: list[list[int]]):
         """Keys and values (layers,n,kv,P,dim) of right-padded prompts and the logits (n,V) behind their
@@ -104,7 +123,7 @@ class Decoder:
             a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv)
             x = self.finish_layer(x, a.transpose(1, 2).flatten(2), layer)
         last = x[torch.arange(len(prompts), device=self.device), length - 1]  # (n,H)
-        return torch.stack(keys), torch.stack(values), F.linear(self.rms(last, self.norm), self.head)
+        return torch.stack(keys), torch.stack(values), self.head(self.rms(last, self.norm))
 
     def put(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Give the slots (m,) the prefixes (layers,m,kv,P,dim)."""
@@ -131,7 +150,7 @@ class Decoder:
             k, v = self.k[i, :n, :, :width], self.v[i, :n, :, :width]  # (n,kv,width,dim)
             a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
             x = self.finish_layer(x, a.reshape(n, -1), layer)
-        return F.linear(self.rms(x, self.norm), self.head)
+        return self.head(self.rms(x, self.norm))
 
     def move(self, source: torch.Tensor, target: torch.Tensor, width: int) -> None:
         """Copy the first `width` columns of the slots `source` (m,) to the slots `target` (m,)."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from runfolder import HERE, UserError
 
@@ -59,6 +60,22 @@ def peak_gb(device: str, reset: bool = False) -> float:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def attention_fp32(module, q, k, v, mask, **options):
+    with torch.autocast(q.device.type, enabled=False):
+        return sdpa_attention_forward(module, q.float(), k.float(), v.float(), mask, **options)
+
+
+AttentionInterface.register("sdpa_fp32", attention_fp32)
+
+
+def pick_attention(model, precision: str) -> None:
+    """On a CPU, attention stays in fp32 beside bf16 matrix products: torch differentiates it faster so (an
+    update of 256 short rows of the miniature took 0.64 s in place of 0.82 s).
+    """
+    if model.device.type == "cpu" and precision == "bf16" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("sdpa_fp32")
 
 
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # Gemma 2, Cohere, Granite

@@ -37,7 +37,7 @@ import rollout
 import tasks
 from critic import Critic, ImplicitPRM, gae
 from metrics import finish, interval, majority, pass_at_k, sample_records, summarise
-from models import load_model, pick_device, pick_precision, stop_ids
+from models import load_model, pick_attention, pick_device, pick_precision, stop_ids
 from plots.summary import table
 from runfolder import HERE, Clock, Interrupt, Run, UserError, environment, write_atomically, write_json
 
@@ -698,6 +698,7 @@ def train(cfg: Config) -> dict | None:
         model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
+    pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     fused = device.type == "cuda"  # no temporaries as large as the model

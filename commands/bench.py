@@ -31,7 +31,7 @@ import rollout
 import tasks
 import tinyr1
 from knobs import Parser
-from models import load_model, peak_gb, pick_device, pick_precision
+from models import load_model, peak_gb, pick_attention, pick_device, pick_precision
 from runfolder import UserError, environment
 from tinyr1 import knob
 
@@ -134,9 +134,10 @@ def hugging_face(model, dtype, args, cache=None):
 def generate_batch(model, dtype, args):
     """transformers' own continuous batching, driven request by request so that each has its own cap."""
     try:
-        from transformers.generation.continuous_batching.utils import WorkloadHints
+        import psutil  # noqa: F401  (without it transformers sees no memory on a CPU)
+        from transformers.generation import ContinuousBatchingConfig
     except ImportError as error:
-        raise Skip("this transformers has no continuous batching of that kind") from error
+        raise Skip(f"it needs a newer transformers, and psutil ({error})") from error
     model = in_precision(model, dtype)
 
     def run(work: Work, seed: int) -> list[int]:
@@ -145,9 +146,11 @@ def generate_batch(model, dtype, args):
             do_sample=True, top_k=0, max_new_tokens=max(work.caps), eos_token_id=work.eos or -1,
             pad_token_id=model.config.pad_token_id or 0,
         )  # fmt: skip
-        found, hints = {}, WorkloadHints(max(map(len, work.prompts)), max(work.caps), len(work.caps))
+        # room for everything at once; the cache that it would choose by itself fills the memory
+        found, pages = {}, sum((len(row) + cap) // 256 + 1 for row, cap in zip(work.rows, work.caps))
+        size = ContinuousBatchingConfig(max_batch_tokens=2048, page_size=256, num_blocks=pages + 8)
         with model.continuous_batching_context_manager(
-            generation_config=config, persistent_manager=True, workload_hints=hints
+            generation_config=config, persistent_manager=True, continuous_batching_config=size
         ) as manager:  # the first call makes it, with its cache; later ones find it
             for i, (row, cap) in enumerate(zip(work.rows, work.caps)):
                 manager.add_request(row, request_id=str(i), max_new_tokens=cap)
@@ -285,8 +288,8 @@ def decode_bytes(model, dtype, work: Work, found: list[int], steps: int) -> floa
 
 def train_step(model, args: Bench, roll, precision: str, device) -> float:
     """Median seconds of the update on these samples, with random advantages: every row has a gradient."""
-    cfg = tinyr1.parse("train", ["--prompts", str(args.prompts), "--group", str(args.group)])[0]
-    cfg.precision, cfg.max_new_tokens, cfg.kl = precision, args.max_new_tokens, 0.0
+    cfg = tinyr1.Config(precision=precision, max_new_tokens=args.max_new_tokens)
+    pick_attention(model, precision)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=device.type == "cuda")
     reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)
     every = torch.ones(len(roll.ids), dtype=torch.bool, device=device)
@@ -299,7 +302,8 @@ def train_step(model, args: Bench, roll, precision: str, device) -> float:
     return statistics.median(timed(run, None, 0, device)[0] for _ in range(args.repeats + 1))
 
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::mkldnn_linear")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::mkldnn_linear",
+            "mkldnn::_linear_pointwise")  # fmt: skip
 
 
 def profile(run, work, device) -> dict:
