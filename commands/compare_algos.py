@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import tinyr1
-from plots import compare
+from plots import algorithms
 from runfolder import HERE, UserError
 
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
             paths[algo].append(Path(args.out) / commands[algo, seed][-1])
     command = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
     try:
-        compare.write(paths, Path(args.report), command, failed)
-    except compare.NotARun as error:
+        algorithms.write(paths, Path(args.report), command, failed)
+    except algorithms.NotARun as error:
         raise UserError(f"Nothing to compare: {error}") from error
     return 1 if failed else 0

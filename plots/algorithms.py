@@ -1,6 +1,6 @@
 """Compare groups of runs, a group being the same knobs with several seeds, at equal sampled tokens.
 
-    python plots/compare.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
+    python plots/algorithms.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
 
 writes REPORT.png (held-out accuracy and response length against sampled tokens: means, and the range over
 the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is for people.

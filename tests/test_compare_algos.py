@@ -8,7 +8,7 @@ from test_train import QUICK
 
 import metrics
 import tinyr1
-from plots import compare, curves
+from plots import algorithms, curves
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys)
     names = [f"{algo}-s{seed}" for seed in "01" for algo in ("grpo", "ppo", "grpo-random")]
     assert in_process == names and report.with_suffix(".png").stat().st_size > 10_000
     text = report.with_suffix(".md").read_text()
-    assert text.count("| grpo | 2 |") == 1 and "| grpo:random | 2 |" in text and compare.NOTES in text
+    assert text.count("| grpo | 2 |") == 1 and "| grpo:random | 2 |" in text and algorithms.NOTES in text
     assert "compare_algos --algos grpo,ppo,grpo:random" in text and "100 sampled tokens" in text
     config = json.loads((tmp_path / "cells" / "grpo-random-s1" / "config.json").read_text())["config"]
     assert config["reward_mode"] == "random" and config["seed"] == 1 and config["minibatches"] == 2
 
     in_process.clear()
-    report.with_suffix(".md").write_text(f"old\n{compare.NOTES}\nMine.\n")
+    report.with_suffix(".md").write_text(f"old\n{algorithms.NOTES}\nMine.\n")
     (tmp_path / "cells" / "ppo-s0" / "summary.json").unlink()  # as if it had been stopped at its very end
     assert tinyr1.main(argv) == 0 and in_process == ["ppo-s0"]
     text = report.with_suffix(".md").read_text()
@@ -66,11 +66,11 @@ def test_figures_of_a_run(tmp_path):
     rows += [{"step": 3, "eval/accuracy": 0.5, "eval/tokens": 60}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     run = curves.load_run(tmp_path)
-    assert compare.held_out(run, "accuracy")[0].tolist() == [0, 250, 400]
-    figures = compare.figures_of(run)
+    assert algorithms.held_out(run, "accuracy")[0].tolist() == [0, 250, 400]
+    figures = algorithms.figures_of(run)
     assert figures["tokens_to"] == 250 and figures["seconds_to"] == 4 and figures["seconds"] == 6
     assert figures["norm"] == 2 and figures["skipped"] == 1 and figures["final"] == 0.5
-    assert "1/1" in compare.table({"x": [run]}, {"x": 1}) and "1, 1 failed" in compare.table(
+    assert "1/1" in algorithms.table({"x": [run]}, {"x": 1}) and "1, 1 failed" in algorithms.table(
         {"x": [run]}, {"x": 1}
     )
     assert curves.load_runs([tmp_path])[0].name.endswith("(control: inverted reward)")
