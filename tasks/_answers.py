@@ -1,0 +1,789 @@
+r"""Mathematical answers as people and models write them: read into a small structure, and compared by it.
+
+`same(gold, answer, decide)` takes apart lists, sets, tuples, intervals, unions, matrices, relations, number
+bases, times and units; compares rational numbers exactly; and leaves what needs algebra to `decide`. Taking
+apart comes first because a computer algebra system is lenient where mathematics is not: math-verify holds
+(1,2) equal to {1,2}, 1011_2 to 1011_3, 1/2^98 to 1/2^99, 2s (two seconds?) to 2.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+MAX_LENGTH, MAX_DEPTH = 600, 12  # characters of an answer and brackets within brackets: MATH's have 159 and 5
+MAX_ITEMS = 64  # of a list or a matrix
+MAX_BITS = 100_000  # of an exact number
+MAX_TOWER = 2  # exponents within exponents
+
+
+class TooComplex(ValueError):
+    """An answer beyond the caps: no gold answer is, so it is wrong without a look."""
+
+
+class Node(NamedTuple):
+    """kind, what it holds, and the text it was read from.
+
+    number   (Fraction, whether it is a percentage, unit)
+    text     an expression in plain LaTeX (with its unit), or a word
+    list set tuple union   items; a `tuple` also has its brackets in front, e.g. "[)"
+    matrix   (environment, rows)
+    relation (operators, sides)
+    base     (digits, base)
+    time     (hour, minute, second, "am", "pm" or "")
+    """
+
+    kind: str
+    value: object
+    source: str
+
+
+# ---------------------------------------------------------------- LaTeX's varieties
+
+SIGNS = {
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/",
+    "π": r"\pi ", "√": r"\sqrt", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
+    "∪": r"\cup ", "∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "±": r"\pm ", "∅": r"\emptyset ",
+    "θ": r"\theta ", "ℝ": r"\mathbb{R}", "％": "%", "\xa0": " ", "’": "'",
+}  # fmt: skip
+# One character each stands for what LaTeX spells out; the text that is read cannot hold them any more.
+ROW, WORD, END, OPEN, CLOSE, MONEY = "⏎", "«", "»", "⦃", "⦄", "¤"
+PRIVATE = str.maketrans(dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY)) | str.maketrans(SIGNS)
+REWRITE = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
+        (r"\\\$|\\text\{\$\}|€|£|\\pounds|\\euro(?![a-z])", MONEY),
+        (r"\\[()\[\]]|\$", ""),  # delimiters of mathematics
+        (r",\s*\\!\s*", ","),
+        (r"\\[!]|\\displaystyle|\\textstyle|\\limits|\\boldsymbol|\\(?:rm|bf|it)(?![a-zA-Z])", ""),
+        (r"\\(?:left|right)\s*\.", ""),
+        (r"\\[mM]?(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])", ""),
+        (r"\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\tbinom|\\dbinom", r"\\binom"),
+        (r"\{([,:])\}", r"\1"),
+        (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])|<=", r"\\le "),
+        (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\neq(?![a-zA-Z])|\\not\s*=|!=", r"\\ne "),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\(?:approx|simeq|sim)(?![a-zA-Z])", r"\\approx "),
+        (r"\\(?:times|ast)(?![a-zA-Z])|(?<!\\)\*", r"\\cdot "),
+        (r"\\div(?![a-zA-Z])", "/"),
+        (r"\\lbrace(?![a-zA-Z])|\\\{", OPEN),
+        (r"\\rbrace(?![a-zA-Z])|\\\}", CLOSE),
+        (r"\\langle(?![a-zA-Z])", "("),
+        (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"\\[lr]?vert(?![a-zA-Z])", "|"),
+        (r"\\varnothing|\\empty(?![a-zA-Z])", r"\\emptyset"),
+        (r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?|\\degrees?(?![a-zA-Z])", r"^{\\circ}"),
+        (r"\\%|\\text\{\s*(?:%|percent)\s*\}|(?<=[0-9])\s*percent\b", "%"),
+        (r"\\mathbb\s*R(?![a-zA-Z])|\\(?:mathbb|mathbf)\s*\{R\}|\\R(?![a-zA-Z])", r"\\Reals "),
+        (r"(?<![\\a-zA-Z])(sqrt|pi|sin|cos|tan|log|ln|cup)(?![a-zA-Z])", r"\\\1 "),
+        (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
+        (r"\b(?:and|or)\b", ","),
+    )
+]
+TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname)\s*\{([^{}]*)\}"
+)
+FUNCTIONS = "sin cos tan cot sec csc log ln exp lcm gcd max min arcsin arccos arctan".split()
+NUMBERS = dict(
+    zip(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen eighteen nineteen twenty".split(),
+        map(str, range(21)),
+    )
+)
+
+
+def _of_text(match):
+    r"""What the content of a \text{} means: a separator, a choice's letter, a word number, or «words»."""
+    content = " ".join(match[1].split())
+    word = content.strip(" ,.").lower()
+    if word in ("and", "or"):
+        return ","
+    if word == "to":
+        return ":"
+    if word in NUMBERS:
+        return NUMBERS[word]
+    if word in FUNCTIONS:
+        return f"\\{word} "
+    letters = re.fullmatch(r"[^a-zA-Z]*|\(?[a-zA-Z]\)?(?:(?:\s*,\s*|\s+)[a-zA-Z])*,?", content)
+    if letters and not match[0].startswith((r"\mbox", r"\mathit")) or re.search("[0-9]", content):
+        return re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", content) if letters else content
+    return f"{WORD}{content}{END}"
+
+
+def tidy(text):
+    r"""`text` with one spelling for each thing: no $, \left, \dfrac, \!, no full stop, \text{m} as «m»."""
+    if len(text) > MAX_LENGTH:
+        raise TooComplex("too long")
+    text = text.translate(PRIVATE)
+    if "begin" not in text:
+        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # the backslash doubled, as in JSON
+    while unboxed := re.fullmatch(r"[\s$]*\\f?boxed\s*\{(.*)\}[\s$.]*", text, re.DOTALL):
+        text = unboxed[1]
+    for pattern, new in REWRITE[:2]:
+        text = pattern.sub(new, text)
+    text = TEXT.sub(_of_text, text)
+    for pattern, new in REWRITE[2:]:
+        text = pattern.sub(new, text)
+    text = re.sub(rf"\s*({WORD})\s*|\s*([.,;])\s*$", r"\1\2", " ".join(text.split()))
+    text = text.strip(" .,;") if not re.search(r"[ap]\.\s?m\.$", text) else text.strip()
+    if re.search(r"\^\s*(?:\{[^{}]*\}|[^{\s])\s*\^", text):
+        raise TooComplex("a power of a power")
+    deepest = 0
+    exponents, before = [], ""  # of each open bracket: whether it is an exponent
+    for sign in text:
+        if sign in "([{" + OPEN:
+            exponents.append(before == "^")
+        elif sign in ")]}" + CLOSE and exponents:
+            exponents.pop()
+        elif sign == "^" and sum(exponents) >= MAX_TOWER:
+            raise TooComplex("a power tower")
+        deepest, before = max(deepest, len(exponents)), sign if sign != " " else before
+    if deepest > MAX_DEPTH:
+        raise TooComplex("too deep")
+    return text
+
+
+TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.", re.DOTALL)
+ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1}
+
+
+def plain(text):
+    r"""`text` without needless blanks, every argument in braces: `\frac 1{2}x ^2` -> `\frac{1}{2}x^{2}`."""
+    tokens, out = TOKEN.findall(text), []
+
+    def group(i):
+        """(the bracketed group at token i, the index behind it); an open end takes all."""
+        depth, start = 0, i
+        for i in range(start, len(tokens)):
+            depth += (tokens[i] in "{([") - (tokens[i] in "})]")
+            if depth == 0:
+                break
+        return "".join(tokens[start : i + 1]), i + 1
+
+    i = 0
+    while i < len(tokens):
+        token, i = tokens[i], i + 1
+        if token.isspace():
+            if out and out[-1][-1:].isdigit() and i < len(tokens) and tokens[i][0].isdigit():
+                out.append(" ")  # a gap between digits says something
+            continue
+        out.append(token)
+        for _ in range(ARGUMENTS.get(token, 0)):
+            while i < len(tokens) and tokens[i].isspace():
+                i += 1
+            if token == r"\sqrt" and i < len(tokens) and tokens[i] == "[":
+                root, i = group(i)
+                out.append(root)
+            if i >= len(tokens):
+                break
+            if tokens[i] == "{" or tokens[i] == "(" and token in (r"\sqrt", "^"):
+                inner, i = group(i)
+                out.append("{" + plain(inner[1:-1]) + "}")
+            elif token in (r"\frac", r"\binom", r"\sqrt") and tokens[i][0].isdigit() and "." not in tokens[i]:
+                out.append("{" + tokens[i][0] + "}")  # LaTeX takes one digit: \frac12
+                tokens[i] = tokens[i][1:]
+                i += not tokens[i]
+            else:
+                sign = tokens[i] if tokens[i] in "+-" and i + 1 < len(tokens) else ""
+                i += len(sign)
+                out.append("{" + sign.strip("+") + tokens[i] + "}")
+                i += 1
+    joined = ""
+    for token in out:
+        gap = re.search(r"\\[a-zA-Z]+$", joined) and token[0].isalpha()
+        joined += " " + token if gap else token
+    return joined
+
+
+# ---------------------------------------------------------------- exact numbers
+
+ATOM = re.compile(
+    r"(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+)"
+    r"(?:\\overline\{(?P<period>[0-9]+)\})?|\\frac|\\cdot|[-+/^!(){}]"
+)
+
+
+def rational(text):
+    """The exact Fraction that a plain text of numbers means, None if it holds anything else.
+
+    Signs, + - / ^ ! brackets, fractions, products, mixed numbers, repeating decimals. Errors: TooComplex.
+    """
+    tokens, at = [], 0
+    while at < len(text):
+        if not (match := ATOM.match(text, at)):
+            return None
+        tokens.append(match)
+        at = match.end()
+    tokens.reverse()  # a stack
+
+    def peek():
+        return tokens[-1][0] if tokens else ""
+
+    def take(expected):
+        if peek() != expected:
+            raise SyntaxError
+        tokens.pop()
+
+    def total():
+        value = product(-1 if peek() == "-" and tokens.pop() else 1)
+        while peek() in ("+", "-"):
+            sign = -1 if tokens.pop()[0] == "-" else 1
+            value += product(sign)
+        return value
+
+    def product(sign):
+        value = power(sign)
+        while (op := peek()) and op not in "+-)}":
+            if op in ("/", r"\cdot"):
+                tokens.pop()
+            elif op not in ("(", r"\frac") and not op[0].isdigit():
+                raise SyntaxError
+            factor = power(-1 if peek() == "-" and op in ("/", r"\cdot") and tokens.pop() else 1)
+            value = value / factor if op == "/" else value * factor
+            if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+                raise TooComplex("a number too large")
+        return value
+
+    def power(sign):
+        value = atom()
+        while peek() == "!":
+            tokens.pop()
+            if value.denominator != 1 or not 0 <= value:
+                raise SyntaxError
+            if value > 5000:
+                raise TooComplex("a number too large")
+            n, value = int(value), Fraction(1)
+            for factor in range(2, n + 1):
+                value *= factor
+        if peek() == "^":
+            tokens.pop()
+            take("{")
+            exponent = total()
+            take("}")
+            if exponent.denominator != 1:
+                raise SyntaxError
+            bits = max(value.numerator.bit_length(), value.denominator.bit_length()) - (abs(value) == 1)
+            if bits * abs(exponent) > MAX_BITS:
+                raise TooComplex("a number too large")
+            value **= int(exponent)
+        return sign * value
+
+    def atom():
+        match = tokens.pop()
+        if match["number"]:
+            digits = match["number"].replace(",", "")
+            value = Fraction(digits if digits[-1] != "." else digits[:-1])
+            if match["period"]:
+                if "." not in digits:
+                    raise SyntaxError
+                places = len(digits) - digits.index(".") - 1
+                value += Fraction(int(match["period"]), (10 ** len(match["period"]) - 1) * 10**places)
+            if peek() == r"\frac" and value.denominator == 1 and "." not in digits:
+                numerator, denominator = fraction()
+                part = Fraction(numerator, denominator)
+                proper = numerator.denominator == 1 == denominator.denominator and 0 < part < 1
+                return value + part if proper else value * part  # 1\frac{2}{3} is 5/3
+            return value
+        if match[0] == r"\frac":
+            tokens.append(match)
+            numerator, denominator = fraction()
+            return numerator / denominator
+        if match[0] in ("(", "{"):
+            value = total()
+            take(")" if match[0] == "(" else "}")
+            return value
+        raise SyntaxError
+
+    def fraction():
+        take(r"\frac")
+        parts = []
+        for _ in range(2):
+            take("{")
+            parts.append(total())
+            take("}")
+        return parts
+
+    try:
+        value = total()
+        return value if not tokens else None
+    except (SyntaxError, IndexError, ZeroDivisionError):
+        return None
+
+
+# ---------------------------------------------------------------- units
+
+UNITS = {
+    name + plural: line.split()[0]
+    for line in (
+        "m meter metre", "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre",
+        "inch in inche", "foot ft feet", "yard yd", "mile mi", "second s sec", "minute min", "hour h hr",
+        "day", "week", "month", "year yr", "g gram gm", "kg kilogram", "mg", "ton tonne", "pound lb",
+        "ounce oz", "liter l litre", "ml milliliter millilitre", "gallon gal", "dollar usd buck", "cent",
+        "euro eur", "degree deg", "radian rad", "mph", "kph kmh", "acre", "hectare", "n newton", "j joule",
+        "w watt", "v volt", "ohm", "hz hertz", "knot",
+    )
+    for name in line.split()
+    for plural in ("", "s")
+}  # fmt: skip
+VAGUE = {"unit", "units", "square", "sq", "cubic", "cu", "per", "of", "a", "the", "us"}
+UNIT_TAIL = re.compile(
+    rf"(?:\s*{WORD}(?P<text>[^{END}]*){END}\s*(?:\^\{{?[0-9]\}}?)?(?:\s*/\s*{WORD}[^{END}]*{END})?"
+    r"|(?:(?P<circ>\^\{\\circ\})\s*(?:[CF](?![a-zA-Z]))?)"
+    r"|(?<=[0-9)}])(?P<bare>\s*[a-zA-Z][a-zA-Z]*\.?(?:[\s/]+[a-zA-Z]+\.?)*)(?:\s?\^\{?[0-9]\}?)?)[.\s]*$"
+)
+
+
+def split_unit(text):
+    """(the text without a trailing unit or leading currency, the unit's name, "" if there is none)."""
+    unit = ""
+    if MONEY in text:
+        text, unit = text.replace(MONEY, ""), "dollar"
+    for _ in range(2):
+        if not (tail := UNIT_TAIL.search(text)) or not text[: tail.start()].strip(" -+"):
+            break
+        words = (tail["text"] or tail["bare"] or "degree").strip()
+        names = [w for w in re.findall("[a-zA-Z]+", words.lower()) if w not in VAGUE]
+        if tail["bare"]:  # letters may be variables: only what is surely a unit goes
+            spaced = tail["bare"][0].isspace()
+            if not spaced and (len(names) != 1 or len(names[0]) < 2 or words != words.lower()):
+                break
+            known = bool(names) and (names[0] in UNITS and (spaced or len(names[0]) > 1))
+            if not known and (len(names) != len(words.split()) or any(len(w) < 3 for w in words.split())):
+                if not set(words.lower().split()) <= VAGUE | set(names) or not spaced or len(words) < 4:
+                    break
+            if not spaced and not known:
+                break
+        text, found = text[: tail.start()].strip(), next((UNITS[w] for w in names if w in UNITS), "")
+        unit = found or unit
+    return text, unit
+
+
+# ---------------------------------------------------------------- structure
+
+OPERATORS = re.compile(r"=|<|>|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|\\approx(?![a-z])|\\in(?![a-z])")
+FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+TIME = re.compile(
+    r"([0-9]{1,2})(?:\s?:\s?([0-5][0-9]))?(?:\s?:\s?([0-5][0-9]))?\s*«?\s*(?:([aApP])\.?\s?[mM]\.?)?\s*»?"
+)
+BASE = re.compile(r"(-?)\(?([0-9A-Za-z]*[0-9][0-9A-Za-z]*(?:\.[0-9A-Za-z]+)?)\)?_\{?([0-9]+)\}?")
+MATRIX = re.compile(r"\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL)
+
+
+def split(text, separators):
+    """Parts of `text` between the matches of a compiled pattern that stand outside of all brackets."""
+    parts, found, depth, start, skip = [], [], 0, 0, 0
+    for match in re.finditer(rf"(?P<sep>{separators.pattern})|(?P<bracket>[][(){{}}{OPEN}{CLOSE}{WORD}{END}])", text):
+        if sign := match["bracket"]:
+            depth += (sign in "([{" + OPEN + WORD) - (sign in ")]}" + CLOSE + END)
+        elif depth == 0:
+            parts.append(text[start : match.start()].strip())
+            found.append(match["sep"])
+            start = match.end()
+    return [*parts, text[start:].strip()], found
+
+
+COMMA, CUP = re.compile("[,;]"), re.compile(r"\\cup(?![a-z])")
+ITEMS = re.compile("[,;]")
+
+
+def bracketed(text):
+    """(opening, inside, closing) where one pair of brackets holds the whole text, else None."""
+    if len(text) < 2 or text[0] not in "([" + OPEN or text[-1] not in ")]" + CLOSE:
+        return None
+    depth = 0
+    for i, sign in enumerate(text):
+        depth += (sign in "([{" + OPEN) - (sign in ")]}" + CLOSE)
+        if depth == 0 and i < len(text) - 1:
+            return None
+    return (text[0], text[1:-1].strip(), text[-1]) if depth == 0 else None
+
+
+@lru_cache(maxsize=1 << 14)
+def read(text, thousands=True):
+    """The Node of an answer. `thousands`: 1,000 is a number, not a list. Errors: TooComplex."""
+    return _read(tidy(text), thousands)
+
+
+def _read(text, thousands=True):
+    text = text.strip()
+    if label := re.fullmatch(r"\(([A-Z])\)\s*([^\s,(].*)", text):  # (C) 12: the choice and what it says
+        return Node("choice", (_read(label[1]), _read(label[2])), text)
+    joined = GROUPED.sub(lambda m: m[0].replace(",", ""), text) if thousands else text
+    if not bracketed(text):
+        items, _ = split(joined, ITEMS)
+        items = [item for item in items if item]
+        if len(items) > 1:
+            return _list(items, text)
+        text = items[0] if items else joined
+    sides, operators = split(text, OPERATORS)
+    if operators:
+        return _relation([*sides], operators, text)
+    parts, cups = split(text, CUP)
+    if cups:
+        return Node("union", tuple(_read(part) for part in parts), text)
+    if group := bracketed(text):
+        opening, inside, closing = group
+        items = [item for item in split(inside, ITEMS)[0]]
+        if opening == OPEN and closing == CLOSE:
+            items = [item for item in items if item]
+            return Node("set", tuple(_read(item, False) for item in items[:MAX_ITEMS]), text)
+        if len(items) > 1 and OPEN + CLOSE not in opening + closing:
+            brackets = opening + closing if len(items) == 2 else "()"
+            return Node("tuple", (brackets, *(_read(item, False) for item in items[:MAX_ITEMS])), text)
+        if inside and opening + closing in ("()", "[]") and not re.match(r"[^()]*\)\s*_", inside):
+            return _read(inside)
+    if (whole := MATRIX.fullmatch(text)) and whole[2].count(ROW) + whole[2].count("&") < MAX_ITEMS:
+        rows = [row for row in whole[2].split(ROW) if row.strip()]
+        return Node("matrix", (whole[1][0] == "v", tuple(tuple(map(_read, row.split("&"))) for row in rows)), text)
+    if re.search(r"\\[pm][pm](?![a-z])", text):
+        signs = (("+", "-"), ("-", "+"))
+        return Node("list", tuple(_read(_signed(text, *pair)) for pair in signs), text)
+    return _leaf(text)
+
+
+def _signed(text, plus, minus):
+    text = re.sub(r"\\pm(?![a-z])", plus, text)
+    text = re.sub(r"\\mp(?![a-z])", minus, text)
+    return text.strip().removeprefix("+")
+
+
+def _list(items, text):
+    nodes = [_read(item) for item in items[:MAX_ITEMS]]
+    named = [node for node in nodes if node.kind == "relation" and (_name(node))]
+    if named and len({_name(node) for node in named}) == 1 and (len(named) in (1, len(nodes))) and nodes[0] in named:
+        nodes = [_last(node) if node in named else node for node in nodes]  # x = 1 or x = 2; x = 1, 2
+    return Node("list", tuple(nodes), text)
+
+
+def _relation(sides, operators, text):
+    if operators[0] == r"\approx" and not sides[0]:  # about 8.24
+        return _relation(sides[1:], operators[1:], text) if operators[1:] else _read(sides[1])
+    if r"\approx" in operators:  # what is rounded is an aside
+        cut = operators.index(r"\approx")
+        sides, operators = sides[: cut + 1], operators[:cut]
+        return _relation(sides, operators, text) if operators else _read(sides[0])
+    if operators == [r"\in"]:
+        return _read(sides[1])
+    if not all(sides) or r"\in" in operators or len(sides) > 8:
+        return Node("text", (plain(text), ""), text)
+    falling = operators[0] in (">", r"\ge")
+    if falling:  # one direction for all: rising
+        sides, operators = sides[::-1], [FLIPPED[op] for op in operators[::-1]]
+    nodes = [Node("name", plain(s), s) if is_name(s) else _read(s) for s in sides]
+    if set(operators) == {"="} and nodes[-1].kind == "name" != nodes[0].kind:
+        nodes.reverse()
+    return Node("relation", (tuple(operators), tuple(nodes)), text)
+
+
+NAME = re.compile(
+    r"(?:m?\\angle\s*|\\triangle\s*|\\overline|\\vec|\\overrightarrow|\{)*"
+    rf"(?:[a-zA-Z]|[A-Z]{{2,4}}|\\(?:alpha|beta|gamma|delta|theta|phi|lambda|mu|rho|sigma|omega|ell)|{WORD}[^{END}]*{END})"
+    r"\}?'*(?:_\{?[0-9a-zA-Z]+\}?)?(?:\^\{?-1\}?)?(?:\((?:[^()]|\([^()]*\))*\))?"
+)
+LOOSE = re.compile(r"[a-zA-Z\\+\-/ {}()_^']*[a-zA-Z][a-zA-Z\\+\-/ {}()_^']*")
+
+
+def is_name(text):
+    """Whether an equation's side only says what the other side is the value of: x, f(2), AB, (x, y), «Area»."""
+    if (group := bracketed(text)) and group[0] == "(":
+        items = split(group[1], ITEMS)[0]
+        return len(items) > 1 and all(is_name(item) for item in items)
+    return bool(NAME.fullmatch(text)) and text not in ("e", "i")
+
+
+def _name(node):
+    """The name that a relation gives a value to, "" if it does something else."""
+    operators, sides = node.value
+    return sides[0].value if set(operators) == {"="} and sides[0].kind == "name" else ""
+
+
+def _last(node):
+    return node.value[1][-1]
+
+
+def _leaf(text):
+    if (time := TIME.fullmatch(text)) and (time[2] or time[4]):
+        hour, minute, second = (int(part or 0) for part in time.groups()[:3])
+        return Node("time", (hour, minute, second, {"a": "am", "p": "pm"}.get((time[4] or "").lower(), "")), text)
+    if (base := BASE.fullmatch(text.replace(" ", ""))) and not re.match("-?[a-zA-Z]_", text):
+        digits = base[1] + (base[2].lstrip("0") or "0").upper()
+        if base[3] != "10":
+            return Node("base", (digits, int(base[3])), text)
+        text = base[1] + base[2]
+    value, unit = split_unit(text)
+    if percent := value.endswith("%"):
+        value = value[:-1].strip()
+    value = re.sub(r"(?<![0-9])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9])", r"\1\\frac{\2}{\3}", value)
+    value = re.sub(r"(?<![0-9.])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])", lambda m: m[0].replace(" ", ""), value)
+    value = plain(value).replace(WORD + END, "")
+    if ":" in value and len(ratio := value.split(":")) > 1 and all(ratio):
+        if len(ratio) > 2:
+            return Node("tuple", ("::", *map(_leaf, ratio)), text)
+        value = "\\frac{" + ratio[0] + "}{" + ratio[1] + "}"
+    if value and (number := rational(value)) is not None:
+        return Node("number", (number, percent, unit), text)
+    if value == r"\Reals" or letters(text) in ("all real numbers", "all reals", "real numbers"):
+        return Node("tuple", ("()", _leaf(r"-\infty"), _leaf(r"\infty")), text)
+    if value == r"\emptyset":
+        return Node("set", (), text)
+    return Node("text", (value.replace(r"+\infty", r"\infty") if value == r"+\infty" else value, unit), text)
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def letters(text):
+    """The words of a text, in small letters, without marks, articles and commands."""
+    words = re.findall("[a-z0-9]+", re.sub(r"\\[a-zA-Z]+", " ", text).lower())
+    return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) and words[1:] else words)
+
+
+def same(gold, answer, decide):
+    """Whether two texts give the same answer. `decide(kind, gold, answer)` -> bool does the algebra of
+
+    "equal"       two LaTeX expressions
+    "equation"    two pairs of sides; as well "inequality", of rising ones
+    "set"         two LaTeX texts, at least one of which is a set or matrix that is written as an operation
+
+    Errors: TooComplex, and what `decide` raises.
+    """
+    if squeeze(gold) == squeeze(answer):
+        return True
+    return _same(read(gold), read(answer), decide)
+
+
+def squeeze(text):
+    return "".join(text.split())
+
+
+def _same(g, a, decide):
+    if g == a or g.kind == a.kind and g.value == a.value:
+        return True
+    match g.kind, a.kind:
+        case "choice", _:
+            return any(_same(part, a, decide) for part in g.value)
+        case _, "choice":
+            return any(_same(g, part, decide) for part in a.value)
+        case "relation", _:
+            return _same_relation(g, a, decide)
+        case _, "relation":
+            return _same_value(g, a, decide)
+        case "number", "number":
+            return _same_number(g.value, a.value)
+        case "base", "base":
+            return g.value == a.value
+        case "time", _ if a.kind in ("time", "number", "text"):
+            return _same_time(g, a, decide)
+        case _, "time" if g.kind == "number":
+            return _same_time(g, a, decide)
+        case "matrix", "matrix":
+            (det, rows), (other, others) = g.value, a.value
+            return det == other and [*map(len, rows)] == [*map(len, others)] and all(
+                _same(x, y, decide) for row, row2 in zip(rows, others) for x, y in zip(row, row2)
+            )  # fmt: skip
+        case ("list", "list") | ("list", "set") | ("set", "list") | ("set", "set"):
+            return _same_items(g, a, decide)
+        case ("list", "tuple") | ("tuple", "list"):
+            items = {n.kind: n.value for n in (g, a)}
+            brackets, *ordered = items["tuple"]
+            if g.kind == "tuple" and all(i.kind == "relation" and _name(i) for i in a.value):  # x = 1, y = 2
+                return _all([*ordered], [_last(i) for i in sorted(a.value, key=_name)], decide)
+            return brackets in ("()", "::") and _all(items["list"] if g is not a and g.kind == "list" else ordered,
+                                                     ordered if g.kind == "list" else items["list"], decide)  # fmt: skip
+        case "tuple", "tuple":
+            return g.value[0] == a.value[0] and _all(g.value[1:], a.value[1:], decide)
+        case "union", "union":
+            return _unordered(g.value, a.value, decide) or decide("set", _plain(g), _plain(a))
+        case ("list", "number") if "," in a.source:
+            return _same(g, _read(a.source, thousands=False), decide)
+        case ("union" | "tuple" | "set", "text") | ("text", "union" | "tuple" | "set"):
+            text = g if g.kind == "text" else a
+            return bool(re.search(r"\\(?:setminus|backslash|cap|Reals)", text.source)) and decide("set", _plain(g), _plain(a))
+        case ("matrix", "text") | ("text", "matrix"):
+            return "matrix" in (g if g.kind == "text" else a).source and decide("set", _plain(g), _plain(a))
+        case ("text", "text" | "number") | ("number", "text"):
+            return _same_text(g, a, decide)
+    return g.kind == "text" and letters(g.source) == letters(a.source) != "" and g.value[0].startswith(WORD)
+
+
+def _plain(node):
+    return plain(node.source).replace(OPEN, r"\{").replace(CLOSE, r"\}").replace(ROW, r"\\")
+
+
+def _all(golds, answers, decide):
+    return len(golds) == len(answers) and all(_same(g, a, decide) for g, a in zip(golds, answers))
+
+
+def _unordered(golds, answers, decide):
+    if len(golds) != len(answers):
+        return False
+    left = list(answers)
+    for g in golds:
+        found = next((i for i, a in enumerate(left) if _same(g, a, decide)), None)
+        if found is None:
+            return False
+        del left[found]
+    return True
+
+
+def _same_items(g, a, decide):
+    golds, answers = g.value, a.value
+    names = [[i.kind == "relation" and bool(_name(i)) for i in items] for items in (golds, answers)]
+    if golds and all(names[0]) and not any(names[1]):  # AB = 9, CD = 4 in that order
+        return _all(golds, answers, decide)
+    words = [i.kind == "text" and i.value[0].startswith(WORD) for i in golds]
+    if any(words):  # words in a row may be a ranking
+        return _all(golds, answers, decide)
+    if "set" in (g.kind, a.kind):
+        golds, answers = dict.fromkeys(i.value for i in golds), dict.fromkeys(i.value for i in answers)
+        golds = [next(i for i in g.value if i.value == v) for v in golds]
+        answers = [next(i for i in a.value if i.value == v) for v in answers]
+    return _unordered(golds, answers, decide)
+
+
+def _same_number(g, a):
+    (x, x_percent, x_unit), (y, y_percent, y_unit) = g, a
+    if x_unit and y_unit and x_unit != y_unit:
+        return False
+    if x_percent == y_percent:
+        return x == y
+    percent, bare = (x, y) if x_percent else (y, x)
+    return percent == 100 * bare or percent == bare and abs(bare) >= 1  # 25% is 25 and 0.25; 0.5% is not 0.5
+
+
+def _same_time(g, a, decide):
+    if g.kind == a.kind:
+        (*clock, half), (*other, other_half) = g.value, a.value
+        full = [c[0] % 12 + 12 * (h == "pm") if h else c[0] for c, h in ((clock, half), (other, other_half))]
+        hours = full[0] == full[1] or "" in (half, other_half) and clock[0] % 12 == other[0] % 12
+        return clock[1:] == other[1:] and hours
+    time, other = (g, a) if g.kind == "time" else (a, g)  # 3:15 may be a ratio
+    if time.value[3] or time.value[2] or other.kind != "number":
+        return False
+    return time.value[1] != 0 and Fraction(*time.value[:2]) == other.value[0]
+
+
+def _same_text(g, a, decide):
+    if g.kind == a.kind == "text":
+        (x, x_unit), (y, y_unit) = g.value, a.value
+        if x.startswith(WORD) or y.startswith(WORD):
+            return letters(g.source) == letters(a.source) != ""
+        if x == y:
+            return True
+        if re.fullmatch("[A-Z]{2,}", x):  # a name, such as CD or LQSX
+            return x == y
+        if re.fullmatch("[a-zA-Z]", x):
+            return x.lower() == y.lower()
+        if x_unit and y_unit and x_unit != y_unit:
+            return False
+    words = [_expression(node) for node in (g, a)]
+    if variables(words[0]) != variables(words[1]) or any(
+        not w.isascii() or re.search(rf"[0-9] [0-9]|[{WORD}{END}{MONEY}]", w) for w in words
+    ):
+        return False
+    return decide("equal", *words)
+
+
+def _expression(node):
+    if node.kind == "text":
+        return node.value[0].removesuffix("%")
+    value = node.value[0] / 100 if node.kind == "number" and node.value[1] else node.value[0]
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
+
+
+def variables(text):
+    """The letters that stand for something unknown, as a set: not e, i, nor the letters of commands."""
+    return set(re.findall("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", " ", text))) - {"e", "i"}
+
+
+def _same_relation(g, a, decide):
+    operators, sides = g.value
+    if a.kind == "relation":
+        others = a.value[1]
+        if operators != a.value[0]:
+            name, other = _name(g), _name(a)
+            return bool(name and name == other) and _same(_last(g), _last(a), decide)
+        if operators[0] == r"\ne" and _all(sides, others[::-1], decide) or _all(sides, others, decide):
+            return True
+        if set(operators) == {"="} and len(sides) == 2:
+            if _name(g) and _name(a) and not variables(_sides(g)[1] + _sides(a)[1]):
+                return False  # x = 5 is not y = 5
+            return decide("equation", _sides(g), _sides(a))
+        if operators[0] in ("<", r"\le") and len(operators) == 1:
+            return decide("inequality", _sides(g), _sides(a))
+        g_set, a_set = as_set(g), as_set(a)
+        return bool(g_set and a_set) and _same(g_set, a_set, decide)
+    if set(operators) != {"="}:
+        region = as_set(g)
+        return region is not None and _same(region, a, decide)
+    if _name(g):
+        return any(_same(side, a, decide) for side in sides[1:])
+    constant = all(s.kind == "number" or s.kind == "text" and not variables(s.value[0]) for s in sides)
+    return constant and any(_same(side, a, decide) for side in sides)
+
+
+def _same_value(g, a, decide):
+    """An answer that is a relation against a gold value: x = 5, x = 10/2 = 5, a + b = 5, 2 + 3 = 5, x > 3."""
+    operators, sides = a.value
+    if set(operators) != {"="}:
+        region = as_set(a)
+        return region is not None and g.kind in ("tuple", "union") and _same(g, region, decide)
+    if sides[0].kind == "name" or LOOSE.fullmatch(sides[0].source) and len(sides) == 2:
+        sides = sides[1:]
+    return all(_same(g, side, decide) for side in sides)
+
+
+def _sides(node):
+    return [n.value if n.kind == "name" else _plain(n) for n in node.value[1]]
+
+
+def as_set(node):
+    """The interval or union that a relation such as 1 < x <= 3 or x > 3 confines its variable to, or None."""
+    operators, sides = node.value
+    infinity = _leaf(r"\infty")
+    if len(sides) == 2 and operators[0] in ("<", r"\le", r"\ne"):
+        left, right = (s.kind == "name" for s in sides)
+        if left == right:
+            return None
+        bound, closed = sides[0] if right else sides[1], operators[0] == r"\le"
+        below = Node("tuple", ("(" + ")]"[closed], _leaf(r"-\infty"), bound), node.source)
+        above = Node("tuple", ("(["[closed] + ")", bound, infinity), node.source)
+        if operators[0] == r"\ne":
+            return Node("union", (below, above), node.source)
+        return below if left else above
+    if len(sides) == 3 and set(operators) <= {"<", r"\le"} and sides[1].kind == "name":
+        brackets = "(["[operators[0] != "<"] + ")]"[operators[1] != "<"]
+        return Node("tuple", (brackets, sides[0], sides[2]), node.source)
+    return None
+
+
+def canonical(text):
+    """A form that is equal for answers that are plainly equal (1/2, 0.5, x = \\frac12): for a majority vote."""
+    try:
+        return _canonical(read(text))
+    except (TooComplex, RecursionError):
+        return squeeze(text)
+
+
+def _canonical(node):
+    if not isinstance(node, Node):
+        return str(node)
+    match node.kind:
+        case "relation" if _name(node):
+            return _canonical(_last(node))
+        case "number":
+            return str(node.value[0]) + "%" * node.value[1]
+        case "text" | "name":
+            return node.value[0] if node.kind == "text" else node.value
+        case "list" | "set" | "union":
+            return node.kind + "(" + ", ".join(sorted(map(_canonical, node.value))) + ")"
+        case "tuple":
+            return ", ".join(map(_canonical, node.value))
+    return squeeze(node.source)
