@@ -129,16 +129,24 @@ def render(template, question, tokenizer=None):
     return text.replace("{question}", question)
 
 
-def extract_answer(completion):
-    """Content of the last <answer>…</answer> after the thinking, stripped; None where there is none.
+def after_thinking(completion):
+    """The end of a completion (at most TAIL characters) that is no thinking.
 
-    What stands before the last </think>, or behind a <think> that is never closed, is thinking and does not
-    count; without either tag the whole text may answer, as in TinyZero. Nested tags stay in the content, so
-    that a verifier refuses them. Linear time, and only the last TAIL characters are read.
+    What stands before the last </think>, or behind a <think> that is never closed, is thinking; without either
+    tag nothing is, as in TinyZero.
     """
     text = completion[-TAIL:]
     text = text[text.rfind("</think>") + 1 :]  # all of it where there is none; else a bit of the tag remains
-    text = text[: text.find("<think>")] if "<think>" in text else text
+    return text[: text.find("<think>")] if "<think>" in text else text
+
+
+def extract_answer(completion):
+    """Content of the last <answer>…</answer> after the thinking, stripped; None where there is none.
+
+    Nested tags stay in the content, so that a verifier refuses them. Linear time, and only the last TAIL
+    characters are read.
+    """
+    text = after_thinking(completion)
     last = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if last < 0:
         return None

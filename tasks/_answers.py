@@ -82,7 +82,9 @@ REWRITE = [
         (r"\\mathbb\s*R(?![a-zA-Z])|\\(?:mathbb|mathbf)\s*\{R\}|\\R(?![a-zA-Z])", r"\\Reals "),
         (r"(?<![\\a-zA-Z])(sqrt|pi|sin|cos|tan|log|ln|cup)(?![a-zA-Z])", r"\\\1 "),
         (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
-        (r"\b(?:and|or)\b", ","),
+        (r"\band\b", ","),
+        (r"\bor\b", ";"),
+        (r"\\(?:overline|overrightarrow|overleftrightarrow)\s*\{([A-Z]{2,3})\}", r"\1"),
     )
 ]
 TEXT = re.compile(
@@ -98,21 +100,24 @@ NUMBERS = dict(
 )
 
 
+SEPARATORS = {"and": ",", "or": ";", "to": ":"}
+CHOICE = re.compile(r"[^a-zA-Z]*|(?![mgshl]$)\(?[a-zA-Z]\)?(?:(?:\s*,\s*(?:and\s)?|\s+and\s+|\s+)[a-zA-Z])*,?")
+
+
 def _of_text(match):
     r"""What the content of a \text{} means: a separator, a choice's letter, a word number, or «words»."""
     content = " ".join(match[1].split())
     word = content.strip(" ,.").lower()
-    if word in ("and", "or"):
-        return ","
-    if word == "to":
-        return ":"
+    if word in SEPARATORS:
+        return SEPARATORS[word]
     if word in NUMBERS:
         return NUMBERS[word]
     if word in FUNCTIONS:
         return f"\\{word} "
-    letters = re.fullmatch(r"[^a-zA-Z]*|\(?[a-zA-Z]\)?(?:(?:\s*,\s*|\s+)[a-zA-Z])*,?", content)
-    if letters and not match[0].startswith((r"\mbox", r"\mathit")) or re.search("[0-9]", content):
-        return re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", content) if letters else content
+    if CHOICE.fullmatch(content):
+        return re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
+    if re.search("[0-9]", content):
+        return content
     return f"{WORD}{content}{END}"
 
 
@@ -131,7 +136,7 @@ def tidy(text):
     for pattern, new in REWRITE[2:]:
         text = pattern.sub(new, text)
     text = re.sub(rf"\s*({WORD})\s*|\s*([.,;])\s*$", r"\1\2", " ".join(text.split()))
-    text = text.strip(" .,;") if not re.search(r"[ap]\.\s?m\.$", text) else text.strip()
+    text = text.lstrip(" ,;").rstrip("" if re.search(r"[ap]\.\s?m\.$", text) else " .,;")
     if re.search(r"\^\s*(?:\{[^{}]*\}|[^{\s])\s*\^", text):
         raise TooComplex("a power of a power")
     deepest = 0
@@ -347,6 +352,8 @@ def split_unit(text):
     for _ in range(2):
         if not (tail := UNIT_TAIL.search(text)) or not text[: tail.start()].strip(" -+"):
             break
+        if tail["circ"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):  # not the unit of the value
+            break
         words = (tail["text"] or tail["bare"] or "degree").strip()
         names = [w for w in re.findall("[a-zA-Z]+", words.lower()) if w not in VAGUE]
         if tail["bare"]:  # letters may be variables: only what is surely a unit goes
@@ -412,15 +419,15 @@ def read(text, thousands=True):
 
 
 def _read(text, thousands=True):
-    text = text.strip()
+    text = NUMBERS.get(text.strip().lower(), text.strip())
     if label := re.fullmatch(r"\(([A-Z])\)\s*([^\s,(].*)", text):  # (C) 12: the choice and what it says
         return Node("choice", (_read(label[1]), _read(label[2])), text)
     joined = GROUPED.sub(lambda m: m[0].replace(",", ""), text) if thousands else text
     if not bracketed(text):
-        items, _ = split(joined, ITEMS)
+        items, separators = split(joined, ITEMS)
         items = [item for item in items if item]
         if len(items) > 1:
-            return _list(items, text)
+            return _list(items, set(separators) == {";"}, text)
         text = items[0] if items else joined
     sides, operators = split(text, OPERATORS)
     if operators:
@@ -454,8 +461,11 @@ def _signed(text, plus, minus):
     return text.strip().removeprefix("+")
 
 
-def _list(items, text):
+def _list(items, either, text):
     nodes = [_read(item) for item in items[:MAX_ITEMS]]
+    regions = [as_set(node) for node in nodes if node.kind == "relation" and not _name(node)]
+    if either and len(regions) == len(nodes) and all(regions):  # x < 1 or x > 2
+        return Node("union", tuple(regions), text)
     named = [node for node in nodes if node.kind == "relation" and (_name(node))]
     if named and len({_name(node) for node in named}) == 1 and (len(named) in (1, len(nodes))) and nodes[0] in named:
         nodes = [_last(node) if node in named else node for node in nodes]  # x = 1 or x = 2; x = 1, 2
@@ -476,9 +486,12 @@ def _relation(sides, operators, text):
     falling = operators[0] in (">", r"\ge")
     if falling:  # one direction for all: rising
         sides, operators = sides[::-1], [FLIPPED[op] for op in operators[::-1]]
-    nodes = [Node("name", plain(s), s) if is_name(s) else _read(s) for s in sides]
-    if set(operators) == {"="} and nodes[-1].kind == "name" != nodes[0].kind:
-        nodes.reverse()
+    named = [is_name(s) for s in sides]
+    if set(operators) == {"="}:  # the value that a name is given may be a letter as well: x = A
+        if named[-1] and not named[0]:
+            sides, named = sides[::-1], named[::-1]
+        named = [named[0], *(False for _ in sides[1:])]
+    nodes = [Node("name", plain(s), s) if name else _read(s) for s, name in zip(sides, named)]
     return Node("relation", (tuple(operators), tuple(nodes)), text)
 
 
@@ -560,7 +573,8 @@ def same(gold, answer, decide):
 
 
 def squeeze(text):
-    return "".join(text.split())
+    """`text` without blanks but those between digits."""
+    return re.sub(r"\s+(?![0-9])|(?<![0-9])\s+", "", text)
 
 
 def _same(g, a, decide):
@@ -579,10 +593,8 @@ def _same(g, a, decide):
             return _same_number(g.value, a.value)
         case "base", "base":
             return g.value == a.value
-        case "time", _ if a.kind in ("time", "number", "text"):
-            return _same_time(g, a, decide)
-        case _, "time" if g.kind == "number":
-            return _same_time(g, a, decide)
+        case ("time", "time" | "number") | ("number", "time"):
+            return _same_time(g, a)
         case "matrix", "matrix":
             (det, rows), (other, others) = g.value, a.value
             return det == other and [*map(len, rows)] == [*map(len, others)] and all(
@@ -614,7 +626,7 @@ def _same(g, a, decide):
 
 
 def _plain(node):
-    return plain(node.source).replace(OPEN, r"\{").replace(CLOSE, r"\}").replace(ROW, r"\\")
+    return plain(node.source).replace(r"\Reals", r"\mathbb{R}").replace(OPEN, r"\{").replace(CLOSE, r"\}").replace(ROW, r"\\")
 
 
 def _all(golds, answers, decide):
@@ -658,16 +670,20 @@ def _same_number(g, a):
     return percent == 100 * bare or percent == bare and abs(bare) >= 1  # 25% is 25 and 0.25; 0.5% is not 0.5
 
 
-def _same_time(g, a, decide):
+def _same_time(g, a):
     if g.kind == a.kind:
         (*clock, half), (*other, other_half) = g.value, a.value
-        full = [c[0] % 12 + 12 * (h == "pm") if h else c[0] for c, h in ((clock, half), (other, other_half))]
-        hours = full[0] == full[1] or "" in (half, other_half) and clock[0] % 12 == other[0] % 12
-        return clock[1:] == other[1:] and hours
-    time, other = (g, a) if g.kind == "time" else (a, g)  # 3:15 may be a ratio
-    if time.value[3] or time.value[2] or other.kind != "number":
-        return False
-    return time.value[1] != 0 and Fraction(*time.value[:2]) == other.value[0]
+        hours = [c[0] % 12 + 12 * (h == "pm") if h else c[0] for c, h in ((clock, half), (other, other_half))]
+        vague = "" in (half, other_half) and max(clock[0], other[0]) <= 12 and clock[0] % 12 == other[0] % 12
+        return clock[1:] == other[1:] and (hours[0] == hours[1] or vague)
+    hour, minute, second, half = (g if g.kind == "time" else a).value
+    number = (a if g.kind == "time" else g).value[0]
+    if half:  # 9 a.m. is 9
+        return number == hour and minute == second == 0
+    return minute != 0 == second and Fraction(hour, minute) == number  # 3:15 may be a ratio
+
+
+PROSE = re.compile(rf"(?=.*[a-zA-Z]{{3}})[a-zA-Z0-9 .,'{WORD}{END}]+")
 
 
 def _same_text(g, a, decide):
@@ -676,6 +692,8 @@ def _same_text(g, a, decide):
         if x.startswith(WORD) or y.startswith(WORD):
             return letters(g.source) == letters(a.source) != ""
         if x == y:
+            return True
+        if PROSE.fullmatch(g.source) and letters(g.source) == letters(a.source):
             return True
         if re.fullmatch("[A-Z]{2,}", x):  # a name, such as CD or LQSX
             return x == y
@@ -694,8 +712,10 @@ def _same_text(g, a, decide):
 def _expression(node):
     if node.kind == "text":
         return node.value[0].removesuffix("%")
-    value = node.value[0] / 100 if node.kind == "number" and node.value[1] else node.value[0]
-    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
+    value = node.value[0] / 100 if node.value[1] else node.value[0]
+    if value.numerator.bit_length() + value.denominator.bit_length() > 4000:  # Python refuses to write it out
+        return plain(node.source)
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value.numerator)
 
 
 def variables(text):
@@ -764,6 +784,12 @@ def as_set(node):
     return None
 
 
+def _digits(value):
+    """A Fraction as text; Python writes out no integers of more than 4,300 digits in decimals."""
+    parts = (value.numerator, value.denominator)[: 1 + (value.denominator > 1)]
+    return "/".join(str(n) if n.bit_length() < 4000 else hex(n) for n in parts)
+
+
 def canonical(text):
     """A form that is equal for answers that are plainly equal (1/2, 0.5, x = \\frac12): for a majority vote."""
     try:
@@ -779,7 +805,7 @@ def _canonical(node):
         case "relation" if _name(node):
             return _canonical(_last(node))
         case "number":
-            return str(node.value[0]) + "%" * node.value[1]
+            return _digits(node.value[0]) + "%" * node.value[1]
         case "text" | "name":
             return node.value[0] if node.kind == "text" else node.value
         case "list" | "set" | "union":
