@@ -11,14 +11,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-MAX_LENGTH, MAX_DEPTH = 600, 12  # characters of an answer and brackets within brackets: MATH's have 159 and 5
+from tasks._latex import (
+    CLOSE, END, MAX_LENGTH, MONEY, NUMBERS, OPEN, ROW, WORD, TooComplex, plain, rational, split_unit, tidy,
+)  # fmt: skip
+
 MAX_ITEMS = 64  # of a list or a matrix
-MAX_BITS = 100_000  # of an exact number
-MAX_TOWER = 2  # exponents within exponents
-
-
-class TooComplex(ValueError):
-    """An answer beyond the caps: no gold answer is, so it is wrong without a look."""
 
 
 class Node(NamedTuple):
@@ -38,339 +35,6 @@ class Node(NamedTuple):
     source: str
 
 
-# ---------------------------------------------------------------- LaTeX's varieties
-
-SIGNS = {
-    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/",
-    "π": r"\pi ", "√": r"\sqrt", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-    "∪": r"\cup ", "∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "±": r"\pm ", "∅": r"\emptyset ",
-    "θ": r"\theta ", "ℝ": r"\mathbb{R}", "％": "%", "\xa0": " ", "’": "'",
-}  # fmt: skip
-# One character each stands for what LaTeX spells out; the text that is read cannot hold them any more.
-ROW, WORD, END, OPEN, CLOSE, MONEY = "⏎", "«", "»", "⦃", "⦄", "¤"
-PRIVATE = str.maketrans(dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY)) | str.maketrans(SIGNS)
-REWRITE = [
-    (re.compile(pattern), new)
-    for pattern, new in (
-        (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
-        (r"\\\$|\\text\{\$\}|€|£|\\pounds|\\euro(?![a-z])", MONEY),
-        (r"\\[()\[\]]|\$", ""),  # delimiters of mathematics
-        (r",\s*\\!\s*", ","),
-        (r"\\[!]|\\displaystyle|\\textstyle|\\limits|\\boldsymbol|\\(?:rm|bf|it)(?![a-zA-Z])", ""),
-        (r"\\(?:left|right)\s*\.", ""),
-        (r"\\[mM]?(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])", ""),
-        (r"\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\tbinom|\\dbinom", r"\\binom"),
-        (r"\{([,:])\}", r"\1"),
-        (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])|<=", r"\\le "),
-        (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\neq(?![a-zA-Z])|\\not\s*=|!=", r"\\ne "),
-        (r"\\lt(?![a-zA-Z])", "<"),
-        (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\(?:approx|simeq|sim)(?![a-zA-Z])", r"\\approx "),
-        (r"\\(?:times|ast)(?![a-zA-Z])|(?<!\\)\*", r"\\cdot "),
-        (r"\\div(?![a-zA-Z])", "/"),
-        (r"\\lbrace(?![a-zA-Z])|\\\{", OPEN),
-        (r"\\rbrace(?![a-zA-Z])|\\\}", CLOSE),
-        (r"\\langle(?![a-zA-Z])", "("),
-        (r"\\rangle(?![a-zA-Z])", ")"),
-        (r"\\[lr]?vert(?![a-zA-Z])", "|"),
-        (r"\\varnothing|\\empty(?![a-zA-Z])", r"\\emptyset"),
-        (r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?|\\degrees?(?![a-zA-Z])", r"^{\\circ}"),
-        (r"\\%|\\text\{\s*(?:%|percent)\s*\}|(?<=[0-9])\s*percent\b", "%"),
-        (r"\\mathbb\s*R(?![a-zA-Z])|\\(?:mathbb|mathbf)\s*\{R\}|\\R(?![a-zA-Z])", r"\\Reals "),
-        (r"(?<![\\a-zA-Z])(sqrt|pi|sin|cos|tan|log|ln|cup)(?![a-zA-Z])", r"\\\1 "),
-        (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
-        (r"\band\b", ","),
-        (r"\bor\b", ";"),
-        (r"\\(?:overline|overrightarrow|overleftrightarrow)\s*\{([A-Z]{2,3})\}", r"\1"),
-    )
-]
-TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname)\s*\{([^{}]*)\}"
-)
-FUNCTIONS = "sin cos tan cot sec csc log ln exp lcm gcd max min arcsin arccos arctan".split()
-NUMBERS = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-        "sixteen seventeen eighteen nineteen twenty".split(),
-        map(str, range(21)),
-    )
-)
-
-
-SEPARATORS = {"and": ",", "or": ";", "to": ":"}
-CHOICE = re.compile(r"[^a-zA-Z]*|(?![mgshl]$)\(?[a-zA-Z]\)?(?:(?:\s*,\s*(?:and\s)?|\s+and\s+|\s+)[a-zA-Z])*,?")
-
-
-def _of_text(match):
-    r"""What the content of a \text{} means: a separator, a choice's letter, a word number, or «words»."""
-    content = " ".join(match[1].split())
-    word = content.strip(" ,.").lower()
-    if word in SEPARATORS:
-        return SEPARATORS[word]
-    if word in NUMBERS:
-        return NUMBERS[word]
-    if word in FUNCTIONS:
-        return f"\\{word} "
-    if CHOICE.fullmatch(content):
-        return re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
-    if re.search("[0-9]", content):
-        return content
-    return f"{WORD}{content}{END}"
-
-
-def tidy(text):
-    r"""`text` with one spelling for each thing: no $, \left, \dfrac, \!, no full stop, \text{m} as «m»."""
-    if len(text) > MAX_LENGTH:
-        raise TooComplex("too long")
-    text = text.translate(PRIVATE)
-    if "begin" not in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # the backslash doubled, as in JSON
-    while unboxed := re.fullmatch(r"[\s$]*\\f?boxed\s*\{(.*)\}[\s$.]*", text, re.DOTALL):
-        text = unboxed[1]
-    for pattern, new in REWRITE[:2]:
-        text = pattern.sub(new, text)
-    text = TEXT.sub(_of_text, text)
-    for pattern, new in REWRITE[2:]:
-        text = pattern.sub(new, text)
-    text = re.sub(rf"\s*({WORD})\s*|\s*([.,;])\s*$", r"\1\2", " ".join(text.split()))
-    text = text.lstrip(" ,;").rstrip("" if re.search(r"[ap]\.\s?m\.$", text) else " .,;")
-    if re.search(r"\^\s*(?:\{[^{}]*\}|[^{\s])\s*\^", text):
-        raise TooComplex("a power of a power")
-    deepest = 0
-    exponents, before = [], ""  # of each open bracket: whether it is an exponent
-    for sign in text:
-        if sign in "([{" + OPEN:
-            exponents.append(before == "^")
-        elif sign in ")]}" + CLOSE and exponents:
-            exponents.pop()
-        elif sign == "^" and sum(exponents) >= MAX_TOWER:
-            raise TooComplex("a power tower")
-        deepest, before = max(deepest, len(exponents)), sign if sign != " " else before
-    if deepest > MAX_DEPTH:
-        raise TooComplex("too deep")
-    return text
-
-
-TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.", re.DOTALL)
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1}
-
-
-def plain(text):
-    r"""`text` without needless blanks, every argument in braces: `\frac 1{2}x ^2` -> `\frac{1}{2}x^{2}`."""
-    tokens, out = TOKEN.findall(text), []
-
-    def group(i):
-        """(the bracketed group at token i, the index behind it); an open end takes all."""
-        depth, start = 0, i
-        for i in range(start, len(tokens)):
-            depth += (tokens[i] in "{([") - (tokens[i] in "})]")
-            if depth == 0:
-                break
-        return "".join(tokens[start : i + 1]), i + 1
-
-    i = 0
-    while i < len(tokens):
-        token, i = tokens[i], i + 1
-        if token.isspace():
-            if out and out[-1][-1:].isdigit() and i < len(tokens) and tokens[i][0].isdigit():
-                out.append(" ")  # a gap between digits says something
-            continue
-        out.append(token)
-        for _ in range(ARGUMENTS.get(token, 0)):
-            while i < len(tokens) and tokens[i].isspace():
-                i += 1
-            if token == r"\sqrt" and i < len(tokens) and tokens[i] == "[":
-                root, i = group(i)
-                out.append(root)
-            if i >= len(tokens):
-                break
-            if tokens[i] == "{" or tokens[i] == "(" and token in (r"\sqrt", "^"):
-                inner, i = group(i)
-                out.append("{" + plain(inner[1:-1]) + "}")
-            elif token in (r"\frac", r"\binom", r"\sqrt") and tokens[i][0].isdigit() and "." not in tokens[i]:
-                out.append("{" + tokens[i][0] + "}")  # LaTeX takes one digit: \frac12
-                tokens[i] = tokens[i][1:]
-                i += not tokens[i]
-            else:
-                sign = tokens[i] if tokens[i] in "+-" and i + 1 < len(tokens) else ""
-                i += len(sign)
-                out.append("{" + sign.strip("+") + tokens[i] + "}")
-                i += 1
-    joined = ""
-    for token in out:
-        gap = re.search(r"\\[a-zA-Z]+$", joined) and token[0].isalpha()
-        joined += " " + token if gap else token
-    return joined
-
-
-# ---------------------------------------------------------------- exact numbers
-
-ATOM = re.compile(
-    r"(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+)"
-    r"(?:\\overline\{(?P<period>[0-9]+)\})?|\\frac|\\cdot|[-+/^!(){}]"
-)
-
-
-def rational(text):
-    """The exact Fraction that a plain text of numbers means, None if it holds anything else.
-
-    Signs, + - / ^ ! brackets, fractions, products, mixed numbers, repeating decimals. Errors: TooComplex.
-    """
-    tokens, at = [], 0
-    while at < len(text):
-        if not (match := ATOM.match(text, at)):
-            return None
-        tokens.append(match)
-        at = match.end()
-    tokens.reverse()  # a stack
-
-    def peek():
-        return tokens[-1][0] if tokens else ""
-
-    def take(expected):
-        if peek() != expected:
-            raise SyntaxError
-        tokens.pop()
-
-    def total():
-        value = product(-1 if peek() == "-" and tokens.pop() else 1)
-        while peek() in ("+", "-"):
-            sign = -1 if tokens.pop()[0] == "-" else 1
-            value += product(sign)
-        return value
-
-    def product(sign):
-        value = power(sign)
-        while (op := peek()) and op not in "+-)}":
-            if op in ("/", r"\cdot"):
-                tokens.pop()
-            elif op not in ("(", r"\frac") and not op[0].isdigit():
-                raise SyntaxError
-            factor = power(-1 if peek() == "-" and op in ("/", r"\cdot") and tokens.pop() else 1)
-            value = value / factor if op == "/" else value * factor
-            if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-                raise TooComplex("a number too large")
-        return value
-
-    def power(sign):
-        value = atom()
-        while peek() == "!":
-            tokens.pop()
-            if value.denominator != 1 or not 0 <= value:
-                raise SyntaxError
-            if value > 5000:
-                raise TooComplex("a number too large")
-            n, value = int(value), Fraction(1)
-            for factor in range(2, n + 1):
-                value *= factor
-        if peek() == "^":
-            tokens.pop()
-            take("{")
-            exponent = total()
-            take("}")
-            if exponent.denominator != 1:
-                raise SyntaxError
-            bits = max(value.numerator.bit_length(), value.denominator.bit_length()) - (abs(value) == 1)
-            if bits * abs(exponent) > MAX_BITS:
-                raise TooComplex("a number too large")
-            value **= int(exponent)
-        return sign * value
-
-    def atom():
-        match = tokens.pop()
-        if match["number"]:
-            digits = match["number"].replace(",", "")
-            value = Fraction(digits if digits[-1] != "." else digits[:-1])
-            if match["period"]:
-                if "." not in digits:
-                    raise SyntaxError
-                places = len(digits) - digits.index(".") - 1
-                value += Fraction(int(match["period"]), (10 ** len(match["period"]) - 1) * 10**places)
-            if peek() == r"\frac" and value.denominator == 1 and "." not in digits:
-                numerator, denominator = fraction()
-                part = Fraction(numerator, denominator)
-                proper = numerator.denominator == 1 == denominator.denominator and 0 < part < 1
-                return value + part if proper else value * part  # 1\frac{2}{3} is 5/3
-            return value
-        if match[0] == r"\frac":
-            tokens.append(match)
-            numerator, denominator = fraction()
-            return numerator / denominator
-        if match[0] in ("(", "{"):
-            value = total()
-            take(")" if match[0] == "(" else "}")
-            return value
-        raise SyntaxError
-
-    def fraction():
-        take(r"\frac")
-        parts = []
-        for _ in range(2):
-            take("{")
-            parts.append(total())
-            take("}")
-        return parts
-
-    try:
-        value = total()
-        return value if not tokens else None
-    except (SyntaxError, IndexError, ZeroDivisionError):
-        return None
-
-
-# ---------------------------------------------------------------- units
-
-UNITS = {
-    name + plural: line.split()[0]
-    for line in (
-        "m meter metre", "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre",
-        "inch in inche", "foot ft feet", "yard yd", "mile mi", "second s sec", "minute min", "hour h hr",
-        "day", "week", "month", "year yr", "g gram gm", "kg kilogram", "mg", "ton tonne", "pound lb",
-        "ounce oz", "liter l litre", "ml milliliter millilitre", "gallon gal", "dollar usd buck", "cent",
-        "euro eur", "degree deg", "radian rad", "mph", "kph kmh", "acre", "hectare", "n newton", "j joule",
-        "w watt", "v volt", "ohm", "hz hertz", "knot",
-    )
-    for name in line.split()
-    for plural in ("", "s")
-}  # fmt: skip
-VAGUE = {"unit", "units", "square", "sq", "cubic", "cu", "per", "of", "a", "the", "us"}
-UNIT_TAIL = re.compile(
-    rf"(?:\s*{WORD}(?P<text>[^{END}]*){END}\s*(?:\^\{{?[0-9]\}}?)?(?:\s*/\s*{WORD}[^{END}]*{END})?"
-    r"|(?:(?P<circ>\^\{\\circ\})\s*(?:[CF](?![a-zA-Z]))?)"
-    r"|(?<=[0-9)}])(?P<bare>\s*[a-zA-Z][a-zA-Z]*\.?(?:[\s/]+[a-zA-Z]+\.?)*)(?:\s?\^\{?[0-9]\}?)?)[.\s]*$"
-)
-
-
-def split_unit(text):
-    """(the text without a trailing unit or leading currency, the unit's name, "" if there is none)."""
-    unit = ""
-    if MONEY in text:
-        text, unit = text.replace(MONEY, ""), "dollar"
-    for _ in range(2):
-        if not (tail := UNIT_TAIL.search(text)) or not text[: tail.start()].strip(" -+"):
-            break
-        if tail["circ"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):  # not the unit of the value
-            break
-        words = (tail["text"] or tail["bare"] or "degree").strip()
-        names = [w for w in re.findall("[a-zA-Z]+", words.lower()) if w not in VAGUE]
-        if tail["bare"]:  # letters may be variables: only what is surely a unit goes
-            spaced = tail["bare"][0].isspace()
-            if not spaced and (len(names) != 1 or len(names[0]) < 2 or words != words.lower()):
-                break
-            known = bool(names) and (names[0] in UNITS and (spaced or len(names[0]) > 1))
-            if not known and (len(names) != len(words.split()) or any(len(w) < 3 for w in words.split())):
-                if not set(words.lower().split()) <= VAGUE | set(names) or not spaced or len(words) < 4:
-                    break
-            if not spaced and not known:
-                break
-        text, found = text[: tail.start()].strip(), next((UNITS[w] for w in names if w in UNITS), "")
-        unit = found or unit
-    return text, unit
-
-
 # ---------------------------------------------------------------- structure
 
 OPERATORS = re.compile(r"=|<|>|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|\\approx(?![a-z])|\\in(?![a-z])")
@@ -385,8 +49,10 @@ MATRIX = re.compile(r"\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\
 
 def split(text, separators):
     """Parts of `text` between the matches of a compiled pattern that stand outside of all brackets."""
-    parts, found, depth, start, skip = [], [], 0, 0, 0
-    for match in re.finditer(rf"(?P<sep>{separators.pattern})|(?P<bracket>[][(){{}}{OPEN}{CLOSE}{WORD}{END}])", text):
+    parts, found, depth, start = [], [], 0, 0
+    for match in re.finditer(
+        rf"(?P<sep>{separators.pattern})|(?P<bracket>[][(){{}}{OPEN}{CLOSE}{WORD}{END}])", text
+    ):
         if sign := match["bracket"]:
             depth += (sign in "([{" + OPEN + WORD) - (sign in ")]}" + CLOSE + END)
         elif depth == 0:
@@ -420,6 +86,8 @@ def read(text, thousands=True):
 
 def _read(text, thousands=True):
     text = NUMBERS.get(text.strip().lower(), text.strip())
+    if option := re.fullmatch(r"([A-Z])[):]", text):
+        text = option[1]
     if label := re.fullmatch(r"\(([A-Z])\)\s*([^\s,(].*)", text):  # (C) 12: the choice and what it says
         return Node("choice", (_read(label[1]), _read(label[2])), text)
     joined = GROUPED.sub(lambda m: m[0].replace(",", ""), text) if thousands else text
@@ -448,7 +116,9 @@ def _read(text, thousands=True):
             return _read(inside)
     if (whole := MATRIX.fullmatch(text)) and whole[2].count(ROW) + whole[2].count("&") < MAX_ITEMS:
         rows = [row for row in whole[2].split(ROW) if row.strip()]
-        return Node("matrix", (whole[1][0] == "v", tuple(tuple(map(_read, row.split("&"))) for row in rows)), text)
+        return Node(
+            "matrix", (whole[1][0] == "v", tuple(tuple(map(_read, row.split("&"))) for row in rows)), text
+        )
     if re.search(r"\\[pm][pm](?![a-z])", text):
         signs = (("+", "-"), ("-", "+"))
         return Node("list", tuple(_read(_signed(text, *pair)) for pair in signs), text)
@@ -467,7 +137,12 @@ def _list(items, either, text):
     if either and len(regions) == len(nodes) and all(regions):  # x < 1 or x > 2
         return Node("union", tuple(regions), text)
     named = [node for node in nodes if node.kind == "relation" and (_name(node))]
-    if named and len({_name(node) for node in named}) == 1 and (len(named) in (1, len(nodes))) and nodes[0] in named:
+    if (
+        named
+        and len({_name(node) for node in named}) == 1
+        and (len(named) in (1, len(nodes)))
+        and nodes[0] in named
+    ):
         nodes = [_last(node) if node in named else node for node in nodes]  # x = 1 or x = 2; x = 1, 2
     return Node("list", tuple(nodes), text)
 
@@ -504,7 +179,7 @@ LOOSE = re.compile(r"[a-zA-Z\\+\-/ {}()_^']*[a-zA-Z][a-zA-Z\\+\-/ {}()_^']*")
 
 
 def is_name(text):
-    """Whether an equation's side only says what the other side is the value of: x, f(2), AB, (x, y), «Area»."""
+    """Whether an equation's side only names what the other side is the value of: x, f(2), AB, (x, y), «Area»."""
     if (group := bracketed(text)) and group[0] == "(":
         items = split(group[1], ITEMS)[0]
         return len(items) > 1 and all(is_name(item) for item in items)
@@ -524,7 +199,9 @@ def _last(node):
 def _leaf(text):
     if (time := TIME.fullmatch(text)) and (time[2] or time[4]):
         hour, minute, second = (int(part or 0) for part in time.groups()[:3])
-        return Node("time", (hour, minute, second, {"a": "am", "p": "pm"}.get((time[4] or "").lower(), "")), text)
+        return Node(
+            "time", (hour, minute, second, {"a": "am", "p": "pm"}.get((time[4] or "").lower(), "")), text
+        )
     if (base := BASE.fullmatch(text.replace(" ", ""))) and not re.match("-?[a-zA-Z]_", text):
         digits = base[1] + (base[2].lstrip("0") or "0").upper()
         if base[3] != "10":
@@ -534,7 +211,9 @@ def _leaf(text):
     if percent := value.endswith("%"):
         value = value[:-1].strip()
     value = re.sub(r"(?<![0-9])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9])", r"\1\\frac{\2}{\3}", value)
-    value = re.sub(r"(?<![0-9.])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])", lambda m: m[0].replace(" ", ""), value)
+    value = re.sub(
+        r"(?<![0-9.])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])", lambda m: m[0].replace(" ", ""), value
+    )
     value = plain(value).replace(WORD + END, "")
     if ":" in value and len(ratio := value.split(":")) > 1 and all(ratio):
         if len(ratio) > 2:
@@ -544,7 +223,7 @@ def _leaf(text):
         return Node("number", (number, percent, unit), text)
     if value == r"\Reals" or letters(text) in ("all real numbers", "all reals", "real numbers"):
         return Node("tuple", ("()", _leaf(r"-\infty"), _leaf(r"\infty")), text)
-    if value == r"\emptyset":
+    if value == r"\emptyset" or re.fullmatch("no (real |integer )?solutions?|none", letters(text)):
         return Node("set", (), text)
     return Node("text", (value.replace(r"+\infty", r"\infty") if value == r"+\infty" else value, unit), text)
 
@@ -593,6 +272,8 @@ def _same(g, a, decide):
             return _same_number(g.value, a.value)
         case "base", "base":
             return g.value == a.value
+        case ("set", "number") | ("number", "set"):
+            return len((g if g.kind == "set" else a).value) == 1 and _same_items(_one(g), _one(a), decide)
         case ("time", "time" | "number") | ("number", "time"):
             return _same_time(g, a)
         case "matrix", "matrix":
@@ -603,21 +284,25 @@ def _same(g, a, decide):
         case ("list", "list") | ("list", "set") | ("set", "list") | ("set", "set"):
             return _same_items(g, a, decide)
         case ("list", "tuple") | ("tuple", "list"):
-            items = {n.kind: n.value for n in (g, a)}
-            brackets, *ordered = items["tuple"]
-            if g.kind == "tuple" and all(i.kind == "relation" and _name(i) for i in a.value):  # x = 1, y = 2
-                return _all([*ordered], [_last(i) for i in sorted(a.value, key=_name)], decide)
-            return brackets in ("()", "::") and _all(items["list"] if g is not a and g.kind == "list" else ordered,
-                                                     ordered if g.kind == "list" else items["list"], decide)  # fmt: skip
+            golds, answers = (n.value if n.kind == "list" else n.value[1:] for n in (g, a))
+            if g.kind == "tuple" and all(i.kind == "relation" and _name(i) for i in answers):  # x = 1, y = 2
+                answers = [_last(i) for i in sorted(answers, key=_name)]
+            brackets = (g if g.kind == "tuple" else a).value[0]
+            return brackets in ("()", "::") and _all(golds, answers, decide)
         case "tuple", "tuple":
             return g.value[0] == a.value[0] and _all(g.value[1:], a.value[1:], decide)
         case "union", "union":
+            kinds = [sorted(part.kind for part in node.value) for node in (g, a)]  # (-1) is no {-1}
+            if kinds[0] != kinds[1]:
+                return False
             return _unordered(g.value, a.value, decide) or decide("set", _plain(g), _plain(a))
         case ("list", "number") if "," in a.source:
             return _same(g, _read(a.source, thousands=False), decide)
         case ("union" | "tuple" | "set", "text") | ("text", "union" | "tuple" | "set"):
             text = g if g.kind == "text" else a
-            return bool(re.search(r"\\(?:setminus|backslash|cap|Reals)", text.source)) and decide("set", _plain(g), _plain(a))
+            return bool(re.search(r"\\(?:setminus|backslash|cap|Reals)", text.source)) and decide(
+                "set", _plain(g), _plain(a)
+            )
         case ("matrix", "text") | ("text", "matrix"):
             return "matrix" in (g if g.kind == "text" else a).source and decide("set", _plain(g), _plain(a))
         case ("text", "text" | "number") | ("number", "text"):
@@ -625,8 +310,18 @@ def _same(g, a, decide):
     return g.kind == "text" and letters(g.source) == letters(a.source) != "" and g.value[0].startswith(WORD)
 
 
+def _one(node):
+    return node if node.kind == "set" else Node("set", (node,), node.source)
+
+
 def _plain(node):
-    return plain(node.source).replace(r"\Reals", r"\mathbb{R}").replace(OPEN, r"\{").replace(CLOSE, r"\}").replace(ROW, r"\\")
+    return (
+        plain(node.source)
+        .replace(r"\Reals", r"\mathbb{R}")
+        .replace(OPEN, r"\{")
+        .replace(CLOSE, r"\}")
+        .replace(ROW, r"\\")
+    )
 
 
 def _all(golds, answers, decide):
@@ -662,7 +357,9 @@ def _same_items(g, a, decide):
 
 def _same_number(g, a):
     (x, x_percent, x_unit), (y, y_percent, y_unit) = g, a
-    if x_unit and y_unit and x_unit != y_unit:
+    if {x_unit, y_unit} == {"dollar", "cent"}:
+        x, y = (v * (100 if unit == "dollar" else 1) for v, unit in ((x, x_unit), (y, y_unit)))
+    elif x_unit and y_unit and x_unit != y_unit:
         return False
     if x_percent == y_percent:
         return x == y
@@ -715,7 +412,11 @@ def _expression(node):
     value = node.value[0] / 100 if node.value[1] else node.value[0]
     if value.numerator.bit_length() + value.denominator.bit_length() > 4000:  # Python refuses to write it out
         return plain(node.source)
-    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value.numerator)
+    return (
+        f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+        if value.denominator > 1
+        else str(value.numerator)
+    )
 
 
 def variables(text):
@@ -732,6 +433,8 @@ def _same_relation(g, a, decide):
             return bool(name and name == other) and _same(_last(g), _last(a), decide)
         if operators[0] == r"\ne" and _all(sides, others[::-1], decide) or _all(sides, others, decide):
             return True
+        if set(operators) == {"="} and not variables("".join(_sides(g))):  # 0.56 = 56%
+            return all(any(_same(side, other, decide) for side in sides) for other in others)
         if set(operators) == {"="} and len(sides) == 2:
             if _name(g) and _name(a) and not variables(_sides(g)[1] + _sides(a)[1]):
                 return False  # x = 5 is not y = 5
@@ -791,11 +494,11 @@ def _digits(value):
 
 
 def canonical(text):
-    """A form that is equal for answers that are plainly equal (1/2, 0.5, x = \\frac12): for a majority vote."""
+    """A form that is the same for plainly equal answers (1/2, 0.5, x = \\frac12): for a majority vote."""
     try:
         return _canonical(read(text))
     except (TooComplex, RecursionError):
-        return squeeze(text)
+        return squeeze(text)[:MAX_LENGTH]
 
 
 def _canonical(node):

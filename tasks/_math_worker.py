@@ -1,8 +1,8 @@
-"""A process of its own that does the algebra: reads a line of JSON, answers with a line of JSON, may be killed.
+"""A process that does the algebra: reads lines of JSON, answers each with a line of JSON, and may be killed.
 
 Started by `_workers.py` as `python tasks/_math_worker.py SECONDS`; imports sympy and math-verify, never torch.
-A verdict that takes longer than SECONDS ends the process by a signal whose default action needs no Python, so
-that nothing survives a computation that hangs, not even if the parent is gone.
+A verdict that takes longer than SECONDS ends the process by a signal whose default action needs no Python:
+no computation that hangs survives, not even if the parent is gone.
 """
 
 import json
@@ -25,6 +25,7 @@ def expression(latex):
 
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
+    latex = latex.replace("%", r"\cdot\frac{1}{100}")
     latex = re.sub(DEGREES, r"(\\frac{\\pi}{180}\\cdot \g<value>)", latex)
     latex = re.sub(r"\\sqrt\[([357])\]\{-([^-+{}]+)\}", r"(-\\sqrt[\1]{\2})", latex)  # the real root
     latex = re.sub(r"\\overline(?=\{[A-Z]+\})", "", latex)
@@ -39,27 +40,32 @@ def _exact(match):
     return f"\\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}"
 
 
-def value(symbol, point):
-    """Where `symbol` is at sample point `point`, the same for its name in every expression."""
+def value(name, point):
+    """What an unknown of this name is at sample point `point`, in every expression."""
     from sympy import E, I, Rational
 
-    if symbol.name in ("i", "e"):
-        return I if symbol.name == "i" else E
-    size = Rational(random.Random(f"{symbol.name} {point}").randrange(300, 1700), 1000)
-    return size if point < 2 or hash_bit(symbol.name, point) else -size
-
-
-def hash_bit(name, point):
-    return random.Random(f"sign {name} {point}").random() < 0.3
+    if name in ("i", "e"):
+        return I if name == "i" else E
+    rng = random.Random(f"{name} {point}")
+    size = Rational(rng.randrange(300, 1700), 1000)
+    return size if point < 2 or rng.random() < 0.3 else -size
 
 
 def at(expression, point):
-    """The expression's value at the sample point: a complex sympy number, None if it has none."""
-    from sympy import Expr
+    """(real, imaginary) of the expression's value at the sample point, None if it has none."""
+    from sympy import Expr, nan, oo, zoo
+    from sympy.core.function import AppliedUndef
 
     if not isinstance(expression, Expr):
         return None
-    found = expression.evalf(DIGITS + 5, subs={s: value(s, point) for s in expression.free_symbols}, maxn=400)
+    if expression.has(oo, -oo, zoo, nan):
+        raise ValueError("arithmetic with infinity")
+    calls = {}  # f(2 - x) is an unknown that is named by f and the value of 2 - x
+    for call in expression.atoms(AppliedUndef):
+        arguments = [[str(part.round(15)) for part in at(a, point) or ()] for a in call.args]
+        calls[call] = value(f"{call.func}{arguments}", point)
+    symbols = {s: value(s.name, point) for s in expression.free_symbols}
+    found = expression.xreplace(calls).evalf(DIGITS + 5, subs=symbols, maxn=400)
     real, imaginary = found.as_real_imag()
     return (real, imaginary) if real.is_Float or real.is_Rational else None
 
@@ -105,7 +111,7 @@ def library(gold, answer):
 
 
 def equal(gold, answer):
-    """Whether two expressions are the same, by values at sample points, or by math-verify where there are none.
+    """Whether two expressions are the same: by values at sample points, else by math-verify.
 
     Values come first: they see that 1/2^98 is not 1/2^99, and are a hundred times faster than to simplify.
     """
@@ -118,16 +124,10 @@ def proportional(gold, answer, positive):
     """Whether two equations, as pairs of sides, say the same: lhs - rhs in a constant (positive) ratio."""
     (a, b), (c, d) = (map(expression, sides) for sides in (gold, answer))
     rows = samples(a - b, c - d)
-    if rows is None or not rows or any(not x or not y for x, y in rows):
-        return rows is None and library(_relation(gold), _relation(answer))
+    if not rows or any(not x or not y for x, y in rows):
+        return False
     ratios = [y / x for x, y in rows]
     return all(close(ratios[0], r) for r in ratios) and (not positive or ratios[0].real > 0)
-
-
-def _relation(sides):
-    from sympy import Eq
-
-    return Eq(*map(expression, sides), evaluate=False)
 
 
 def judge(kind, gold, answer):

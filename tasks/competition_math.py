@@ -1,4 +1,4 @@
-r"""Competition mathematics: MATH and its kin, problems whose answer is a number, an expression, an interval ...
+r"""Competition mathematics: MATH and its kin; an answer is a number, an expression, an interval and so on.
 
     A fair die is thrown twice. What is the probability that the sum is 9?
     <think>(3,6), (4,5), (5,4), (6,3): 4 of 36.</think>
@@ -16,7 +16,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from tasks import TAIL, TaskError, after_thinking, choose, extract_answer, held_out, read_options, read_rows
-from tasks._answers import TooComplex, canonical, same
+from tasks._answers import MAX_LENGTH, TooComplex, canonical, same
 from tasks._workers import WorkerError, Workers
 
 # Rewards of an answer that is (correct, there but wrong, not there).
@@ -54,7 +54,11 @@ SETS = {
     "math": ("EleutherAI/hendrycks_math", MATH_CONFIGS, "train", "test"),
     "math-lighteval": ("DigitalLearningGmbH/MATH-lighteval", [None], "train", "test"),
 }
-WORKERS, SECONDS, TOTAL = 2, 1.0, 1.9  # processes; limit of one comparison; limit of a verdict, restart included
+WORKERS, SECONDS, TOTAL = (
+    2,
+    1.0,
+    1.9,
+)  # processes; limit of one comparison; limit of a verdict, restart included
 FIELDS = ("problem|question", "answer|solution")
 MORE_FIELDS = ("solution", "level", "subject", "type")
 
@@ -67,8 +71,8 @@ workers = Workers([str(Path(__file__).with_name("_math_worker.py"))], WORKERS, S
 def examples(split, **options):
     """Iterator of {"problem", "answer", "level", "subject", "format", "wording", "reward"}; see OPTIONS.
 
-    A set of SETS has its own splits; a file's test problems are one in ten, the same ones however it is sorted
-    or filtered. Errors: TaskError.
+    A set of SETS has its own splits; a file's test problems are one in ten, the same ones however it is
+    sorted or filtered. Errors: TaskError.
     """
     choose("split", split, ("train", "test"))
     o = read_options(options, OPTIONS)
@@ -89,7 +93,11 @@ def examples(split, **options):
     if not problems:
         raise TaskError(
             f"data={o['data']} has no {split} problems"
-            + (" with these levels and subjects." if o["levels"] or o["subjects"] else f" (test={o['test']}).")
+            + (
+                " with these levels and subjects."
+                if o["levels"] or o["subjects"]
+                else f" (test={o['test']})."
+            )
         )
     _start()
     if split == "train":
@@ -159,7 +167,7 @@ def _rows(source, **where):
 
 
 def gold_answer(row):
-    r"""The answer of a row: its `answer` (behind #### as in GSM8K, or boxed), else its solution's last box."""
+    """The answer of a row: its `answer` (behind #### as in GSM8K, or boxed), else its solution's last box."""
     answer = row.get("answer")
     if answer is None:
         return last_box(str(row.get("solution") or ""))
@@ -226,9 +234,9 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def last_box(text):
-    r"""Content of the last closed \boxed{...} in the last TAIL characters, the outermost of nested ones, or None.
+    r"""Content of the last closed \boxed{...}, the outermost of nested ones; None if there is none.
 
-    Linear time: one pass with a stack of the open braces.
+    Linear time, one pass with a stack of the open braces; only the last TAIL characters are read.
     """
     text, opened, found = text[-TAIL:], [], None
     for sign in BOX.finditer(text):
@@ -239,9 +247,14 @@ def last_box(text):
     return found
 
 
-@lru_cache(maxsize=1 << 16)
 def verify(gold, answer):
     """Whether `answer` says the same as `gold`. Errors: WorkerError, where it could not be found out."""
+    answer = " ".join(answer.split())
+    return len(answer) <= MAX_LENGTH and _verify(gold, answer)
+
+
+@lru_cache(maxsize=1 << 16)
+def _verify(gold, answer):
     try:
         return same(gold, answer, _undecided)
     except (TooComplex, RecursionError):
@@ -254,7 +267,7 @@ def verify(gold, answer):
 
 
 def equivalent(a, b):
-    """Whether two answers, as `stated` gives them, are the same one: for a majority among equivalent answers."""
+    """Whether two answers, as `stated` gives them, are the same: for a majority of equivalent ones."""
     try:
         return verify(a, b) or verify(b, a)
     except WorkerError:
@@ -280,7 +293,7 @@ def _start():
         ) from error
 
 
-# ---------------------------------------------------------------- for `python -m tasks competition_math --attack`
+# ---------------------------------------------------------------- for `python -m tasks NAME --attack`
 
 
 def gold(example):
@@ -291,4 +304,4 @@ def gold(example):
 def state(answer, example):
     """A completion that states this answer."""
     boxed = example.get("format", OPTIONS["format"]) == "boxed"
-    return f"<think>so</think>\nIt is \\boxed{{{answer}}}." if boxed else f"<answer>{answer}</answer>"
+    return f"\\boxed{{{answer}}}" if boxed else f"<answer>{answer}</answer>"
