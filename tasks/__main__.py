@@ -3,7 +3,7 @@
 python -m tasks countdown                                      problems as the options' defaults give them
 python -m tasks countdown numbers=4 high=99 reward=simplerl    with options of the task
 python -m tasks ./my_task.py --template r1                     a task of your own, in another template
-python -m tasks competition_math --attack                      tries all hostile answers and mutated gold ones:
+python -m tasks competition_math --attack                      tries hostile answers and mutated gold ones:
                                                                fails on a verdict that is wrong or slow
 
 A task's fixture is tests/fixtures/NAME_answers.json: completions with their verdicts; beside it there may be

@@ -12,8 +12,20 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tasks._latex import (
-    CLOSE, END, MAX_LENGTH, MONEY, NUMBERS, OPEN, ROW, WORD, TooComplex, plain, rational, split_unit, tidy,
-)  # fmt: skip
+    CLOSE,
+    END,
+    MAX_LENGTH,
+    MONEY,
+    NUMBERS,
+    OPEN,
+    ROW,
+    WORD,
+    TooComplex,
+    plain,
+    rational,
+    split_unit,
+    tidy,
+)
 
 MAX_ITEMS = 64  # of a list or a matrix
 
@@ -107,6 +119,8 @@ def _read(text, thousands=True):
         opening, inside, closing = group
         items = [item for item in split(inside, ITEMS)[0]]
         if opening == OPEN and closing == CLOSE:
+            if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*(?:\\mid|\||:)(.*)", inside):
+                return _read(builder[1])  # {x | 2 < x < 3}
             items = [item for item in items if item]
             return Node("set", tuple(_read(item, False) for item in items[:MAX_ITEMS]), text)
         if len(items) > 1 and OPEN + CLOSE not in opening + closing:
@@ -179,7 +193,7 @@ LOOSE = re.compile(r"[a-zA-Z\\+\-/ {}()_^']*[a-zA-Z][a-zA-Z\\+\-/ {}()_^']*")
 
 
 def is_name(text):
-    """Whether an equation's side only names what the other side is the value of: x, f(2), AB, (x, y), «Area»."""
+    """Whether an equation's side only names what the other side gives: x, f(2), AB, (x, y), «Area»."""
     if (group := bracketed(text)) and group[0] == "(":
         items = split(group[1], ITEMS)[0]
         return len(items) > 1 and all(is_name(item) for item in items)

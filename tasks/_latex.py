@@ -1,4 +1,4 @@
-r"""LaTeX as people and models write it: one spelling for each thing, exact numbers, and units apart from them."""
+"""LaTeX as people and models write it: one spelling for each thing, exact numbers, units apart from them."""
 
 import re
 from fractions import Fraction

@@ -1,6 +1,6 @@
 """A process that does the algebra: reads lines of JSON, answers each with a line of JSON, and may be killed.
 
-Started by `_workers.py` as `python tasks/_math_worker.py SECONDS`; imports sympy and math-verify, never torch.
+Started by `_workers.py` as `python tasks/_math_worker.py SECONDS`; imports math-verify, never torch.
 A verdict that takes longer than SECONDS ends the process by a signal whose default action needs no Python:
 no computation that hangs survives, not even if the parent is gone.
 """
