@@ -74,8 +74,7 @@ def split(text, separators):
     return [*parts, text[start:].strip()], found
 
 
-COMMA, CUP = re.compile("[,;]"), re.compile(r"\\cup(?![a-z])")
-ITEMS = re.compile("[,;]")
+ITEMS, CUP = re.compile("[,;]"), re.compile(r"\\cup(?![a-z])")
 
 
 def bracketed(text):

@@ -321,8 +321,8 @@ UNITS = {
         "inch in inche", "foot ft feet", "yard yd", "mile mi", "second s sec", "minute min", "hour h hr",
         "day", "week", "month", "year yr", "g gram gm", "kg kilogram", "mg", "ton tonne", "pound lb",
         "ounce oz", "liter l litre", "ml milliliter millilitre", "gallon gal", "dollar usd buck", "cent",
-        "euro eur", "degree deg", "radian rad", "mph", "kph kmh", "acre", "hectare", "n newton", "j joule",
-        "w watt", "v volt", "ohm", "hz hertz", "knot",
+        "euro eur", "degree deg", "radian rad", "mph", "kph kmh", "acre", "hectare", "newton", "joule",
+        "watt", "volt", "ohm", "hz hertz", "knot",
     )
     for name in line.split()
     for plural in ("", "s")
@@ -345,18 +345,20 @@ def split_unit(text):
             break
         if tail["circ"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):  # not the unit of the value
             break
-        words = (tail["text"] or tail["bare"] or "degree").strip()
-        names = [w for w in re.findall("[a-zA-Z]+", words.lower()) if w not in VAGUE]
-        if tail["bare"]:  # letters may be variables: only what is surely a unit goes
-            spaced = tail["bare"][0].isspace()
-            if not spaced and (len(names) != 1 or len(names[0]) < 2 or words != words.lower()):
-                break
-            known = bool(names) and (names[0] in UNITS and (spaced or len(names[0]) > 1))
-            if not known and (len(names) != len(words.split()) or any(len(w) < 3 for w in words.split())):
-                if not set(words.lower().split()) <= VAGUE | set(names) or not spaced or len(words) < 4:
-                    break
-            if not spaced and not known:
-                break
+        if tail["bare"] and not _surely_unit(tail["bare"], text[: tail.start()]):
+            break
+        names = re.findall("[a-zA-Z]+", (tail["text"] or tail["bare"] or "degree").lower())
         text, found = text[: tail.start()].strip(), next((UNITS[w] for w in names if w in UNITS), "")
         unit = found or unit
     return text, unit
+
+
+def _surely_unit(words, value):
+    """Whether letters behind a value, without \\text, are a unit and no variables: 5cm, 5 m, 5 square feet."""
+    names = re.findall("[a-zA-Z]+", words)
+    if not words[0].isspace():
+        return len(names) == 1 and len(words) > 1 and words in UNITS
+    if re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", value)):  # 2 m + 3 n
+        return all(len(name) > 2 for name in names)
+    known = [name.lower() in UNITS or len(name) > 2 for name in names]
+    return any(known) and all(is_known or name in VAGUE for is_known, name in zip(known, names))
