@@ -154,6 +154,7 @@ def attack(task, name, options):
         start = time.perf_counter()
         try:
             result = task.reward(completion, example)
+            slowest = max(slowest, (time.perf_counter() - start, what))
             found = bool(result["correct"])
             if expected is not None and found != expected:
                 wrong.append(f"{what}: {'accepted' if found else 'refused'}")
@@ -161,7 +162,6 @@ def attack(task, name, options):
                 wrong.append(f"{what}: another verdict the second time")
         except Exception as error:
             wrong.append(f"{what}: {type(error).__name__}: {error}")
-        slowest = max(slowest, (time.perf_counter() - start, what))
     print(f"{tried} answers, {len(wrong)} wrong verdicts; slowest {slowest[0]:.3f} s ({slowest[1][:60]})")
     if slowest[0] > SLOWEST:
         wrong.append(f"{slowest[1]}: took {slowest[0]:.1f} s, more than {SLOWEST}")

@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from math import factorial
 
-MAX_LENGTH, MAX_DEPTH = 600, 12  # characters of an answer and brackets within brackets: MATH's have 159 and 5
+MAX_LENGTH, MAX_DEPTH = 400, 12  # characters of an answer and brackets within brackets: MATH's have 159 and 5
 MAX_BITS, MAX_FACTORIAL = 100_000, 5_000  # of an exact number
 MAX_TOWER = 2  # exponents within exponents
 
@@ -354,7 +354,7 @@ def split_unit(text):
 
 
 def _surely_unit(words, value):
-    """Whether letters behind a value, without \\text, are a unit and no variables: 5cm, 5 m, 5 square feet."""
+    """Whether letters behind a value, without \\text, are a unit, no variables: 5cm, 5 m, 5 square feet."""
     names = re.findall("[a-zA-Z]+", words)
     if not words[0].isspace():
         return len(names) == 1 and len(words) > 1 and words in UNITS
