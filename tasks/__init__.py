@@ -7,6 +7,9 @@ A task is a module (one file in this folder, or any file of your own) with three
     question(example) -> str                         the user's text; `render` puts the template around it
     reward(completion, example) -> dict              {"reward": float, "correct": bool, ...}
 
+and may have three more: gold(example) -> a right answer, state(answer, example) -> a completion that states
+it (for `python -m tasks NAME --attack`), equivalent(answer, other) -> bool (for a majority vote).
+
 `reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. Every other
 numeric key of its dict becomes a curve: the mean over the responses in which the key is present, so that a
 key may be left out where it does not apply.
@@ -129,16 +132,24 @@ def render(template, question, tokenizer=None):
     return text.replace("{question}", question)
 
 
-def extract_answer(completion):
-    """Content of the last <answer>…</answer> after the thinking, stripped; None where there is none.
+def after_thinking(completion):
+    """The end of a completion (at most TAIL characters) that is no thinking.
 
-    What stands before the last </think>, or behind a <think> that is never closed, is thinking and does not
-    count; without either tag the whole text may answer, as in TinyZero. Nested tags stay in the content, so
-    that a verifier refuses them. Linear time, and only the last TAIL characters are read.
+    What stands before the last </think>, or behind a <think> that is never closed, is thinking; without
+    either tag nothing is, as in TinyZero.
     """
     text = completion[-TAIL:]
     text = text[text.rfind("</think>") + 1 :]  # all of it where there is none; else a bit of the tag remains
-    text = text[: text.find("<think>")] if "<think>" in text else text
+    return text[: text.find("<think>")] if "<think>" in text else text
+
+
+def extract_answer(completion):
+    """Content of the last <answer>…</answer> after the thinking, stripped; None where there is none.
+
+    Nested tags stay in the content, so that a verifier refuses them. Linear time, and only the last TAIL
+    characters are read.
+    """
+    text = after_thinking(completion)
     last = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if last < 0:
         return None

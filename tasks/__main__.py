@@ -3,11 +3,18 @@
 python -m tasks countdown                                      problems as the options' defaults give them
 python -m tasks countdown numbers=4 high=99 reward=simplerl    with options of the task
 python -m tasks ./my_task.py --template r1                     a task of your own, in another template
+python -m tasks competition_math --attack                      tries hostile answers and mutated gold ones:
+                                                               fails on a verdict that is wrong or slow
+
+A task's fixture is tests/fixtures/NAME_answers.json: completions with their verdicts; beside it there may be
+NAME_pairs.json: gold answers with answers to accept and to refuse.
 """
 
 import argparse
 import json
+import re
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +28,21 @@ STOCK = [
     {"completion": "<think>one moment", "why": "cut off while thinking"},
     {"completion": ["<answer>", {"repeat": "(", "times": 100_000}, "</answer>"], "why": "100 kB of brackets"},
 ]
+SLOWEST = 2.0  # seconds that a verdict may take
+MUTATED, COMPARED = 50, 1000  # test problems whose gold answers are mutated; examples that are compared
+NEVER = {  # answers that are right nowhere
+    "": "an empty answer",
+    "?": "a question mark",
+    "{" * 100_000: "100 kB of braces",
+    "(" * 500: "500 brackets",
+    "9" * 3000: "3,000 nines",
+    "9^{9^{9^9}}": "a power tower",
+    "9**9**9**9": "a power tower in Python",
+    "__import__('os')._exit(1)": "code",
+    "eval('1')": "more code",
+    "\0": "a NUL byte",
+}
+FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 
 
 def completion_of(case):
@@ -29,30 +51,143 @@ def completion_of(case):
     return "".join(part if isinstance(part, str) else part["repeat"] * part["times"] for part in parts)
 
 
+def fixture(name, kind="answers", default=()):
+    path = FIXTURES / f"{name}_{kind}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
 def cases(name, example):
-    """(completion, example, why) of every answer to show: from the task's fixture, if it has one."""
-    path = FIXTURES / f"{name}_answers.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else STOCK
-    for case in known:
+    """(completion, example, case) of every answer to show: from the task's fixture, if it has one."""
+    for case in fixture(name, default=STOCK):
         fields = {key: case[key] for key in case if key in example}
-        yield completion_of(case), {**example, **fields}, case["why"]
+        yield completion_of(case), {**example, **fields}, case
 
 
-def show(name, options, template, number):
-    task = load(name)
+def first_example(task, name, options):
+    """A test problem, else one of the fixture's: a task may ship no problems. Errors: TaskError."""
+    try:
+        return next(iter(task.examples("test", **options)))
+    except TaskError:
+        if options or not (known := fixture(name)):
+            raise
+        return {key: value for key, value in known[0].items() if key not in ("completion", "correct", "why")}
+
+
+def show(task, name, options, template, number):
     for split in ("train", "test"):
         print(f"# {split}")
-        for example in islice(task.examples(split, **options), number):
-            print(json.dumps(example, ensure_ascii=False, default=str))
-    first = next(iter(task.examples("test", **options)))
+        try:
+            for example in islice(task.examples(split, **options), number):
+                print(json.dumps(example, ensure_ascii=False, default=str))
+        except TaskError as error:
+            if options:
+                raise
+            print(error)
+    first = first_example(task, name, options)
     print(f"\n# a prompt, in the template {template!r}")
     print(render(template, task.question(first)))
     print("\n# rewards")
-    for completion, example, why in cases(Path(name).stem, first):
+    for completion, example, case in cases(name, first):
         result = task.reward(completion, example)
         text = completion.replace("\n", "⏎").encode(errors="replace").decode()
         text = text if len(text) <= 60 else text[:20] + " … " + text[-37:]
-        print(f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}  {text:60}  {why}")
+        print(f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}  {text:60}  {case['why']}")
+
+
+# ---------------------------------------------------------------- the attack
+
+
+def mutations(answer, wrong, state):
+    """(completion, whether it is right, what was done) made of a right and a wrong answer."""
+    right = state(answer)
+    yield right, True, "the gold answer"
+    yield f"<think>hm</think>\n{right}", True, "the gold answer behind a thinking"
+    yield right[: right.rindex(answer) + len(answer)], False, "truncated before the end of its mark-up"
+    yield state(wrong), False, "a digit perturbed"
+    yield state(f"{wrong} {right}"), False, "nested in a wrong one"
+    yield f"{right} or {state(wrong)}", False, "the right one first, then a wrong one"
+    yield f"<think>{right}</think>", False, "in the thinking only"
+    yield f"<think>{right}", False, "in a thinking without end"
+    yield answer, False, "without mark-up"
+    if re.search("[0-9]", answer):
+        yield state(answer.translate(FULL_WIDTH)), False, "in full-width digits"
+    for text, why in NEVER.items():
+        yield state(text), False, why
+
+
+def perturbed(answer):
+    """The answer with its first digit changed; another word if it has none."""
+    digit = re.search("[0-9]", answer)
+    return f"{answer[: digit.start()]}{(int(digit[0]) + 1) % 10}{answer[digit.end() :]}" if digit else "zebra"
+
+
+def trials(task, name, options):
+    """(completion, example, expected verdict or None, description) of the whole attack."""
+    first = first_example(task, name, options)
+    for completion, example, case in cases(name, first):
+        yield completion, example, case.get("correct"), f"fixture: {case['why']}"
+    golds = []
+    if hasattr(task, "gold") and hasattr(task, "state"):
+        for case in fixture(name, "pairs"):
+            pair = {**first, "answer": case["answer"]}
+            golds.append(pair)
+            for verdict in ("accept", "refuse"):
+                for answer in case[verdict]:
+                    what = f"{case['kind']}: {verdict} {answer} for {case['answer']}"
+                    yield task.state(answer, pair), pair, verdict == "accept", what
+        try:
+            golds += islice(task.examples("test", **options), MUTATED)
+        except TaskError:
+            pass  # it ships no problems
+    for example in golds:
+        if answer := task.gold(example):
+            made = mutations(answer, perturbed(answer), lambda text, e=example: task.state(text, e))
+            for completion, expected, what in made:
+                yield completion, example, expected, f"{answer}: {what}"
+
+
+def attack(task, name, options):
+    """Print what is checked and every wrong verdict; return how many there are."""
+    wrong, tried, slowest = [], 0, (0.0, "")
+    for completion, example, expected, what in trials(task, name, options):
+        tried += 1
+        start = time.perf_counter()
+        try:
+            result = task.reward(completion, example)
+            slowest = max(slowest, (time.perf_counter() - start, what))
+            found = bool(result["correct"])
+            if expected is not None and found != expected:
+                wrong.append(f"{what}: {'accepted' if found else 'refused'}")
+            if {**result, **task.reward(completion, example)} != result:
+                wrong.append(f"{what}: another verdict the second time")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
+    print(f"{tried} answers, {len(wrong)} wrong verdicts; slowest {slowest[0]:.3f} s ({slowest[1][:60]})")
+    if slowest[0] > SLOWEST:
+        wrong.append(f"{slowest[1]}: took {slowest[0]:.1f} s, more than {SLOWEST}")
+    if not (hasattr(task, "gold") and hasattr(task, "state")):
+        print("no gold answers were mutated: that needs gold(example) and state(answer, example) in the task")
+    try:
+        train, test = (
+            [
+                [task.question(e) for e in islice(task.examples(s, **options), COMPARED)]
+                for s in (split, split)
+            ]
+            for split in ("train", "test")
+        )
+    except TaskError as error:
+        print(f"splits not compared: {error}")
+    else:
+        if train[0] != train[1] or test[0] != test[1]:
+            wrong.append("examples: another order or other problems the second time")
+        if shared := set(train[0]) & set(test[0]):
+            wrong.append(
+                f"examples: {len(shared)} problems are in both splits, such as {shared.pop()[:80]!r}"
+            )
+        print(f"{len(train[0])} training and {len(test[0])} test problems, {len(shared)} in both splits")
+    for line in wrong:
+        print(f"WRONG  {line.encode(errors='replace').decode()}")
+    return len(wrong)
 
 
 def main():
@@ -63,11 +198,18 @@ def main():
     parser.add_argument("options", nargs="*", metavar="key=value", help="options of the task")
     parser.add_argument("--template", default="tinyzero", help=f"one of {', '.join(TEMPLATES)}")
     parser.add_argument("-n", type=int, default=3, metavar="N", help="examples of each split")
+    parser.add_argument(
+        "--attack", action="store_true", help="try every hostile answer; fail on a wrong verdict"
+    )
     args = parser.parse_args()
     if bad := [option for option in args.options if "=" not in option]:
         parser.error(f"options are written key=value, not {bad[0]!r}")
     try:
-        show(args.task, dict(option.split("=", 1) for option in args.options), args.template, args.n)
+        task, name = load(args.task), Path(args.task).stem
+        options = dict(option.split("=", 1) for option in args.options)
+        if args.attack:
+            sys.exit(min(1, attack(task, name, options)))
+        show(task, name, options, args.template, args.n)
     except TaskError as error:
         sys.exit(f"error: {error}")
 

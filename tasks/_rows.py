@@ -9,13 +9,15 @@ class TaskError(ValueError):
     """A task, option, template or data file that cannot be used: one paragraph for the person who asked."""
 
 
-def read_rows(source, required, optional=()):
+def read_rows(source, required, optional=(), config=None, split="train", remedy=""):
     """Rows as a list of dicts that hold the `required` fields and, where a row has them, the `optional` ones.
 
-    source: a .jsonl or .parquet file, or a hub id `owner/name` (its train split). None in a required field
-    counts as missing. Errors: TaskError, which says what was found and what was expected.
+    source: a .jsonl or .parquet file, or a hub id `owner/name`, of which `config` and `split` are read.
+    A required field may be "one|other": either will do. None in a required field counts as missing.
+    remedy: what to do without the hub. Errors: TaskError, which says what was found and what was expected.
     """
-    source, path, fields = str(source), Path(source).expanduser(), [*required, *optional]
+    source, path = str(source), Path(source).expanduser()
+    fields = [*dict.fromkeys(name for field in (*required, *optional) for name in field.split("|"))]
     if path.suffix in (".jsonl", ".json", ".parquet") or path.exists():
         if not path.is_file():
             raise TaskError(f"No data file {source!r} (looked for {path.resolve()}).")
@@ -24,16 +26,17 @@ def read_rows(source, required, optional=()):
         except (OSError, UnicodeDecodeError, ImportError) as error:
             raise TaskError(f"The data file {source!r} cannot be read: {error}") from error
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        rows = _read_hub(source, fields)
+        rows = _read_hub(source, fields, config, split, remedy)
     else:
         raise TaskError(f"{source!r} is neither a .jsonl or .parquet file nor a hub id such as owner/name.")
     if not rows:
         raise TaskError(f"The data set {source!r} holds no rows.")
     for number, row in enumerate(rows, 1):
-        if missing := [field for field in required if row.get(field) is None]:
+        if missing := [f for f in required if all(row.get(name) is None for name in f.split("|"))]:
+            lacks, expected = (", ".join(names).replace("|", " or ") for names in (missing, required))
             raise TaskError(
-                f"Row {number} of {source!r} lacks {', '.join(missing)}: found the fields "
-                f"{', '.join(row) or '(none)'}, expected {', '.join(required)}."
+                f"Row {number} of {source!r} lacks {lacks}: found the fields "
+                f"{', '.join(row) or '(none)'}, expected {expected}."
             )
     return [{field: row[field] for field in fields if field in row} for row in rows]
 
@@ -69,16 +72,19 @@ def _read_parquet(path, fields):
         raise TaskError(f"The data file '{path}' is not a readable parquet file: {error}") from error
 
 
-def _read_hub(name, fields):
+def _read_hub(name, fields, config, split, remedy):
     try:
         import datasets
 
-        data = datasets.load_dataset(name, split="train")
+        data = datasets.load_dataset(name, *([config] if config else []), split=split)
     except Exception as error:  # no network, no access, no such data set, no `datasets`: one remedy for all
+        remedy = remedy or (
+            f"run `hf download {name} --repo-type dataset --local-dir DIR`, bring its parquet file here and "
+            "pass data=FILE"
+        )
         raise TaskError(
             f"There is no file {name!r} here, and it could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {str(error)[:200]}). On a machine with network run `hf download "
-            f"{name} --repo-type dataset --local-dir DIR`, bring its parquet file here and pass data=FILE."
+            f"({type(error).__name__}: {str(error)[:200]}). On a machine with network {remedy}."
         ) from error
     return _table_rows(lambda columns: data.select_columns(columns).data.table, data.column_names, fields)
 

@@ -40,13 +40,13 @@ OPTIONS = {
     "high": 10,
     "target_low": 10,  # and the target in target_low..target_high
     "target_high": 100,
-    "data": "",  # instead of these: a file of rows {nums, target}, or TinyZero's on the hub:
-    # data=Jiayi-Pan/Countdown-Tasks-3to4
+    "data": "",  # instead of these: a file of rows {nums, target}, or TinyZero's on the hub: data=countdown34
     "reward": "tinyzero",
     "wording": "tinyzero",
     "seed": 0,  # of the training stream; the test problems are the same for every seed
     "limit": 0,  # at most so many examples; 0: train is endless, test has TEST_SIZE (a file: its test rows)
 }
+SETS = {"countdown34": "Jiayi-Pan/Countdown-Tasks-3to4"}
 TEST_SIZE = 500
 MAX_INTERMEDIATE = 150  # a generated problem has a solution whose steps stay within it (or target_high)
 ENUMERABLE = 2_000  # multisets of numbers up to which the test problems are listed in full, instead of drawn
@@ -73,7 +73,7 @@ def examples(split, **options):
             raise TaskError(
                 f"With data={o['data']} the file's rows are the problems: leave out {', '.join(unused)}."
             )
-        problems = _from_rows(split, o["data"], o["seed"])
+        problems = _from_rows(split, SETS.get(o["data"], o["data"]), o["seed"])
     else:
         problems = _generated(split, o)
     limited = islice(problems, o["limit"]) if o["limit"] else problems
@@ -234,6 +234,16 @@ def reward(completion, example):
         "answer": f"= {target if correct else found[0]}" if same else answer,
         **behaviours(completion, example),
     }
+
+
+def gold(example):
+    """An answer that is right, None where integers do not reach the target."""
+    return solve(example["nums"], example["target"])
+
+
+def state(answer, example):
+    """A completion that states this answer."""
+    return f"<answer>{answer}</answer>"
 
 
 def verify(answer, nums, target):
