@@ -1,29 +1,32 @@
 """How a response works out a product: partial products, steps and their sum, read from its arithmetic."""
 
 import re
-from itertools import combinations, permutations, product
+from itertools import combinations, islice, permutations, product
 
 from tasks._arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
 from tasks._attempts import read_thinking
 
-MAX_RUNS, MAX_TERMS, MAX_PARTS = 200, 24, 6  # runs of arithmetic and products read, and parts of a factor
-SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u2009\u202f", " "))  # as between thousands
+MAX_RUNS, MAX_PRODUCTS = 100, 64  # of the thinking that are read
+MAX_PARTS = 6  # of a factor, of which sums are tried
 
-# One way to write arithmetic, from the many that models have. Every pattern is linear in the text's length.
+# One way to write arithmetic, from the many that models have. Linear in the text's length, and fast because
+# every pattern begins with a fixed character; hence the lookbehinds in odd places.
+CHARACTERS = TYPOGRAPHIC | dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f"), " ")
 SIGNS = [
     (r"\{,\}", ","),  # 1{,}081
     (r"\\,", " "),
     (r"\\(?:times|cdot|ast)(?![a-z])|\\\*", "*"),
-    (r"\\(?:left|right)(?![a-z])|\\[()\[\]!;]|[$&`]", ""),
+    (r"\\(?:left|right)(?![a-z])|\\[()\[\]!;]", ""),
     (r"\\(?:boxed|text|textbf|mathbf)\{([^{}\n]{0,100})\}", r"\1"),
-    (r"(?<![0-9)*])\*\*(?!\*)|(?<!\*)\*\*(?![0-9(*])", ""),  # bold; 2**3 stays
-    (r"(?<=[0-9)]) ?\b(?:times|multiplied by)\b ?(?=[0-9(])|(?<=[0-9)]) ?x ?(?=[0-9(])", "*"),
-    (r"(?<=[0-9)]) plus (?=[0-9(])", "+"),
-    (r"(?<=[0-9)]) minus (?=[0-9(])", "-"),
-    (r"(?<=[0-9)]) (?:is equal to|equals|is|gives|makes) (?=[0-9(])", "="),
-    (r" ?\n ?(?==)", " "),  # a chain that goes on in the next line
-    (r"(?<=[0-9)]) ?(?=\([0-9]+ ?[-+])", "*"),  # 23(40+7)
-    (r"(?<=[0-9])\.0*(?![0-9.])", ""),  # 1081.0, and a full stop
+    (r"\*\*(?:(?<![0-9)*]\*\*)(?!\*)|(?<!\*\*\*)(?![0-9(*]))", ""),  # bold; 2**3 stays
+    (r" (?:times|multiplied by) (?=[0-9(])", "*"),
+    (r"x(?<=[0-9) ]x) ?(?=[0-9(])", "*"),
+    (r" plus (?=[0-9(])", "+"),
+    (r" minus (?=[0-9(])", "-"),
+    (r" (?:is equal to|equals|is|gives|makes) (?=[0-9(])", "="),
+    (r"\n ?(?==)", " "),  # a chain that goes on in the next line
+    (r"\((?:(?<=[0-9)]\()|(?<=[0-9)] \())(?=[0-9]+ ?[-+])", "*("),  # 23(40+7)
+    (r"\.(?<=[0-9]\.)0+(?![0-9]|\.[0-9])", ""),  # 1081.0
 ]
 SIGNS = [(re.compile(pattern), sign) for pattern, sign in SIGNS]
 GROUPED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:([, ])[0-9]{3})(?:\1[0-9]{3})*(?![0-9])(?! ?\*)")
@@ -37,7 +40,9 @@ PART = re.compile(r"([-+]?) ?([0-9]+)")
 
 def plain(text):
     """`text` in small letters, its arithmetic in ASCII signs and its numbers without thousands separators."""
-    text = text.lower().translate(TYPOGRAPHIC).translate(SPACES)
+    text = text.lower().translate(CHARACTERS)
+    for mark in "$&`":
+        text = text.replace(mark, "")
     for pattern, sign in SIGNS:
         text = pattern.sub(sign, text)
     return GROUPED.sub(lambda number: number[0].replace(number[1], ""), text)
@@ -47,7 +52,7 @@ def behaviours(completion, a, b, answer=None):
     """Dict of how the thinking reaches a*b; `answer` is the product stated. What does not apply is left out.
 
     decomposes           1.0 if partial products add up to the product by the distributive law, else 0.0
-    decomposes_fully     1.0 if they do so down to factors of one non-zero digit each (or a power of ten)
+    decomposes_fully     1.0 if they do so down to factors of one non-zero digit each
     steps                equations; a chain such as 23*4=20*4+3*4=80+12=92 has three
     arithmetic_accuracy  share of the steps that hold
     partials_add_up      1.0 if the partial products, as stated, add up to `answer`, right or wrong
@@ -56,23 +61,21 @@ def behaviours(completion, a, b, answer=None):
     products right or wrong; (20+3)*47 and 50-3 do so as well. 24*7 is no partial product of 23*47.
     """
     text = plain(read_thinking(completion)[0])
-    steps, terms = (
-        [],
-        {},
-    )  # terms: (factor, factor) in either order -> the value stated, None if there is none
-    for run, _ in zip(RUN.finditer(text), range(MAX_RUNS)):
-        sides = [side.strip(" .") for side in run[0][:MAX_LENGTH].rstrip(" =(+-*/").split("=")]
-        values = [evaluate(side) for side in sides]
+    runs = [run[0][:MAX_LENGTH].rstrip(" =(+-*/") for run in islice(RUN.finditer(text), MAX_RUNS)]
+    chains = [[side.strip(" .") for side in run.split("=")] for run in runs]
+    steps, terms = [], {}  # terms: (factor, factor), in either order -> the value stated, None if none is
+    for chain in chains:
+        values = [evaluate(side) for side in chain]
         if any(value and len(value[1]) > 1 for value in values):
             steps += [bool(x and y and x[0] == y[0]) for x, y in zip(values, values[1:])]
-        for pair, value in _partials([_expand(side) for side in sides]):
-            if pair in terms or len(terms) < 2 * MAX_TERMS and pair not in ((a, b), (b, a)):
-                terms[pair] = terms[pair[::-1]] = value if value is not None else terms.get(pair)
+    products = (found for chain in chains for found in _partials([_expand(side) for side in chain]))
+    for pair, value in islice(products, MAX_PRODUCTS):
+        if pair not in ((a, b), (b, a)):
+            terms[pair] = terms[pair[::-1]] = value if value is not None else terms.get(pair)
     found, total = _derive(terms, a, b)
     stats = {"decomposes": float(found), "steps": len(steps)}
-    stats["decomposes_fully"] = float(
-        found and _derive({t: v for t, v in terms.items() if _easy(*t)}, a, b)[0]
-    )
+    digits = {pair: value for pair, value in terms.items() if all(len(str(n).rstrip("0")) == 1 for n in pair)}
+    stats["decomposes_fully"] = float(found and _derive(digits, a, b)[0])
     if steps:
         stats["arithmetic_accuracy"] = sum(steps) / len(steps)
     if found and answer is not None and total is not None:
@@ -112,34 +115,36 @@ def _partials(chain):
 
 
 def _derive(terms, a, b):
-    """(whether terms x*p with parts p of y make x*y, up to a*b; the sum of their stated values or None)."""
-    partners = {}  # x -> {p: value stated of x*p}
-    for (x, p), value in terms.items():
-        partners.setdefault(x, {})[p] = value
-    numbers = {a, b, *partners}
-    for _ in range(3):  # a product of partial products of partial products
-        for x in numbers:
-            parts = [part for part in partners.get(x, {}).items() if part[0]][:MAX_PARTS]
-            for y, value in _sums(parts, numbers):
-                if partners.get(x, {}).get(y) is None:
-                    partners.setdefault(x, {})[y] = partners.setdefault(y, {})[x] = value
-        if b in partners.get(a, ()):
-            return True, partners[a][b]
+    """(whether `terms` make a*b by the distributive law; the sum of their stated values or None).
+
+    That is: the parts p of one factor add up to it, and x*p with the other factor x is a term itself or made
+    of terms u*p whose u add up to x.
+    """
+    partners = {}  # p -> {u: value stated of u*p}
+    for (u, p), value in terms.items():
+        partners.setdefault(p, {})[u] = value
+    for x, y in ((a, b), (b, a)):
+        parts = {p: values[x] for p, values in partners.items() if x in values}
+        for p, values in partners.items():
+            if p not in parts and (made := _add_up(values, x)):
+                parts[p] = made[0]
+        if total := _add_up(parts, y):
+            return True, total[0]
     return False, None
 
 
-def _sums(parts, wanted):
-    """(sum, sum of their values or None) of the two to five parts that make a wanted sum, or difference."""
+def _add_up(parts, wanted):
+    """(sum of their values or None,) of the first two to five parts with the sum or difference `wanted`.
+
+    parts: {part: value or None}. None where no parts make it.
+    """
+    parts = [(p, value) for p, value in parts.items() if p][:MAX_PARTS]
     for n in range(2, 6):
         for some in combinations(parts, n):
-            if (y := sum(p for p, _ in some)) in wanted:
-                yield y, None if None in (values := [v for _, v in some]) else sum(values)
+            if sum(p for p, _ in some) == wanted:
+                values = [value for _, value in some]
+                return (None if None in values else sum(values),)
     for (p, v), (q, w) in permutations(parts, 2):
-        if p > q and p - q in wanted:
-            yield p - q, None if v is None or w is None else v - w
-
-
-def _easy(u, v):
-    """Whether nothing is left to decompose: one non-zero digit each, or a power of ten."""
-    digits = [str(n).rstrip("0") for n in (u, v)]
-    return "1" in digits or max(map(len, digits)) <= 1
+        if p - q == wanted:
+            return (None if None in (v, w) else v - w,)
+    return None

@@ -6,13 +6,13 @@
     920+161=1081</think>
     <answer>1081</answer>
 
-Stated at once, a product is mostly wrong; taken apart by the distributive law, it is mostly right. Nobody is told
-so: reinforcement learning has to find it out, and `behaviours` measures whether it does.
+Stated at once, a product is mostly wrong; taken apart by the distributive law, it is mostly right. Nobody
+says so: reinforcement learning has to find it out, and `behaviours` measures whether it does.
 """
 
 import random
 import re
-from itertools import combinations_with_replacement, count, islice
+from itertools import count, islice
 from itertools import product as pairs_of
 
 from tasks import TAIL, TaskError, choose, extract_answer, held_out, read_options
@@ -82,11 +82,10 @@ def _factors(o, options):
     """Of each of the two factors: the ranges it is drawn from, one a number of digits. Errors: TaskError."""
     low, high = o["low"], o["high"]
     if low or high:
-        if not 1 <= low <= high or options.get("digits") is not None:
-            raise TaskError(
-                f"Multiplication takes either digits, or 1 <= low <= high, not low={low} high={high}"
-                + (f" digits={o['digits']}." if options.get("digits") is not None else ".")
-            )
+        if options.get("digits") is not None:
+            raise TaskError(f"Task options digits={o['digits']} and low..high exclude each other.")
+        if not 1 <= low <= high:
+            raise TaskError(f"Multiplication needs 1 <= low <= high, not low={low} high={high}.")
         return [[range(low, high + 1)]] * 2
     counts = re.fullmatch(r"([1-6])(?:-([1-6]))?x([1-6])(?:-([1-6]))?", o["digits"])
     bounds = counts and [(int(counts[i]), int(counts[i + 1] or counts[i])) for i in (1, 3)]
@@ -102,9 +101,13 @@ def _problems(split, factors, o):
     small = size[0] * size[1] <= ENUMERABLE
     every = [[n for numbers in ranges for n in numbers] for ranges in factors] if small else None
     if o["held"]:
-        pairs = sorted({tuple(sorted(pair)) for pair in pairs_of(*every)}) if small else ()
+        if not small:
+            raise TaskError(
+                f"Task option held={o['held']} is for factors that make at most {ENUMERABLE} problems."
+            )
+        pairs = sorted({tuple(sorted(pair)) for pair in pairs_of(*every)})
         if not 0 < o["held"] < len(pairs):
-            raise TaskError(f"Task option held={o['held']}: of these factors there are {len(pairs)} pairs.")
+            raise TaskError(f"Task option held={o['held']}: expected 1 to {len(pairs) - 1} pairs, or 0.")
         chosen = {*random.Random("multiplication held").sample(pairs, o["held"])}
     belongs = (lambda a, b: tuple(sorted((a, b))) in chosen) if o["held"] else is_test
 
@@ -131,7 +134,8 @@ def _problems(split, factors, o):
 # ---------------------------------------------------------------- the verifier
 
 LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final )?(?:answer|product|result)(?: is|:| ?=)*|[a-z] ?(?==)"
+    r"\A(?:(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final )?(?:answer|product|result)(?: is|:| ?=)*"
+    r"|[a-z] ?(?==))"
 )
 NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?(?![\w%])")
 
@@ -164,21 +168,11 @@ def stated(answer):
     """
     if len(answer) > MAX_LENGTH:
         return None
-    text = plain(answer).strip()
-    sides = [
-        evaluate(side)
-        for side in text[LEAD.match(text).end() if LEAD.match(text) else 0 :]
-        .strip()
-        .removeprefix("=")
-        .split("=")
-    ]
-    if (
-        None in sides
-        or len({value for value, _ in sides}) > 1
-        or all(len(numbers) > 1 for _, numbers in sides)
-    ):
+    text = LEAD.sub("", plain(answer).strip(" .\n")).strip().removeprefix("=")
+    sides = [evaluate(side) for side in text.split("=")]
+    if None in sides or len({value for value, _ in sides}) > 1:
         return None
-    return int(sides[0][0])
+    return next((number for _, (number, *more) in sides if not more), None)
 
 
 def last_number(completion):
