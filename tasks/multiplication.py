@@ -133,9 +133,9 @@ def _problems(split, factors, o):
 
 # ---------------------------------------------------------------- the verifier
 
-LEAD = re.compile(
-    r"\A(?:(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final )?(?:answer|product|result)(?: is|:| ?=)*"
-    r"|[a-z] ?(?==))"
+LEAD = re.compile(  # what may stand in front of the number or the equation
+    r"\A(?:[a-z] ?(?==)|(?:(?:so|thus|therefore|hence),? )?(?:the )?"
+    r"(?:(?:final )?(?:answer|product|result)(?: is|:| ?=)+)?)"
 )
 NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?(?![\w%])")
 
@@ -168,7 +168,7 @@ def stated(answer):
     """
     if len(answer) > MAX_LENGTH:
         return None
-    text = LEAD.sub("", plain(answer).strip(" .\n")).strip().removeprefix("=")
+    text = LEAD.sub("", plain(answer).strip(" .\n"), count=1).strip().removeprefix("=")
     sides = [evaluate(side) for side in text.split("=")]
     if None in sides or len({value for value, _ in sides}) > 1:
         return None

@@ -6,8 +6,8 @@ TRL wants an environment of its own: python -m venv DIR && DIR/bin/pip install -
 
 One process, the same weights, prompts, rewards (tasks.countdown), temperature, cap and optimizer, no KL,
 fp32; ours in the precision `auto` as well. The steps take turns, behind a round that warms up, and medians
-count. The learning rate is next to nothing, so that every step samples what the base samples. Both compute
-the same gradient; ours gets it without the rows whose advantage is 0.
+count. The learning rate is next to nothing, so that every step samples what the base samples. The objective
+is the same; ours leaves rows whose advantage is 0 out of the forward and backward pass, TRL does not.
 """
 
 import argparse
