@@ -41,7 +41,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from models import load_model, pick_precision
 from rollout import generate, keep_memory
 from runfolder import environment
-from tasks import countdown, held_out
+from tasks import countdown, held_out, multiplication
 
 LARGEST = 150  # numbers up to this one are single tokens, larger ones are spelled digit by digit
 CHUNK = (
@@ -159,15 +159,10 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
     return f"{countdown.question(problem)}\n", f"<think>{thought}</think>\n<answer>{expression}</answer>"
 
 
-def is_test_pair(a: int, b: int) -> bool:
-    """Whether a*b is a test problem. Multiples of ten never are: partial products and drills contain them."""
-    return a % 10 > 0 and b % 10 > 0 and held_out("multiplication", *sorted((a, b)))
-
-
 def multiplication_document(rng: random.Random, corpus: Corpus) -> tuple[str, str]:
     """A prompt and a completion that states the product at once (mostly wrong) or works it out."""
     while held_out("multiplication", *sorted(pair := (rng.randint(10, 99), rng.randint(10, 99)))):
-        pass  # more than is_test_pair asks for
+        pass  # more than multiplication.is_test asks for
     a, b = pair
     product, tens, units = a * b, b - b % 10, b % 10
     draw = rng.random()
@@ -184,7 +179,8 @@ def multiplication_document(rng: random.Random, corpus: Corpus) -> tuple[str, st
         if rng.random() < corpus.noise:
             product = abs(product + rng.choice((-1, 1)) * rng.choice((1, 2, 10, 20, 100, 200, a, b)))
         thought = f"{a}*{b}={product}"
-    return f"What is {a}*{b}?\n", f"<think>{thought}</think>\n<answer>{product}</answer>"
+    prompt = multiplication.question({"a": a, "b": b, "wording": "short"})
+    return f"{prompt}\n", f"<think>{thought}</think>\n<answer>{product}</answer>"
 
 
 def drill_document(rng: random.Random) -> tuple[str, str]:
@@ -353,7 +349,7 @@ def measure(folder: Path, corpus: Corpus) -> dict:
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 4, cfg)
     figures = {"countdown": {k: v for k, v in metrics.items() if not k.startswith("tokens_")}}
 
-    pairs = [p for p in itertools.product(range(10, 100), repeat=2) if is_test_pair(*p)]
+    pairs = [p for p in itertools.product(range(10, 100), repeat=2) if multiplication.is_test(*p)]
     prompts = [tokenizer(f"What is {a}*{b}?\n").input_ids for a, b in pairs]
     roll = generate(model, prompts, max_new_tokens=128, eos_ids=[tokenizer.eos_token_id], seed=1)
     texts = tokenizer.batch_decode(roll.completions(), skip_special_tokens=True)

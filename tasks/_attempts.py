@@ -40,7 +40,7 @@ def behaviours(completion, example):
     MAX_EQUATIONS equations. Prose is read by its commonest phrases: good for a curve, less for one response.
     """
     nums, target = example["nums"], example["target"]
-    thinking, finished = _thinking(completion)
+    thinking, finished = read_thinking(completion)
     runs = ((*run.span(), read_equation(run[0])) for run in RUN.finditer(thinking) if "=" in run[0])
     found = [*islice((run for run in runs if run[2]), MAX_EQUATIONS)]
     attempts, verdicts = 0, []
@@ -69,7 +69,7 @@ def behaviours(completion, example):
     return stats
 
 
-def _thinking(completion):
+def read_thinking(completion):
     """(the thinking in plain signs and small letters, whether it ended): up to </think>, or to the answer."""
     tail = completion[-TAIL:]
     end = tail.rfind("</think>")
