@@ -19,6 +19,7 @@ import os
 import statistics
 import tempfile
 import time
+import weakref
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -178,14 +179,24 @@ def vllm(model, dtype, args):
         max_model_len=args.prompt_tokens + args.max_new_tokens + 64, disable_log_stats=True,
     )  # fmt: skip
 
+    import psutil  # vLLM brings it
+
+    processes = psutil.Process().children(recursive=True)
+
     def run(work: Work, seed: int) -> list[int]:
         params = [
-            SamplingParams(temperature=1.0, max_tokens=cap, seed=seed * 100_003 + i, detokenize=False,
-                           stop_token_ids=work.eos, ignore_eos=True)
-            for i, cap in enumerate(work.caps)
+            SamplingParams(temperature=1.0, max_tokens=cap, detokenize=False, stop_token_ids=work.eos,
+                           ignore_eos=True)
+            for cap in work.caps
         ]  # fmt: skip
+        for process in processes:
+            process.resume()
         out = engine.generate([{"prompt_token_ids": r} for r in work.rows], params, use_tqdm=False)
+        for process in processes:  # idle they would go on polling, at the cost of the other engines
+            process.suspend()
         return [len(o.outputs[0].token_ids) for o in out]
+
+    weakref.finalize(run, lambda: [process.resume() for process in processes])  # or they could not end
 
     return run
 
