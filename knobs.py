@@ -33,9 +33,10 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
     for action in parser._actions:
         action.choices = [*tables[action.dest]] if action.dest in tables else action.choices
     known = parser.parse_known_args(argv)[0]
-    preset = dict(presets.get(known.preset) or {})
+    preset, run = dict(presets.get(known.preset) or {}), None
     if command == "eval" and known.preset and known.preset not in presets:
-        preset, known.preset = run_config(Config, presets, Path(known.preset)), None
+        preset, run = run_config(Config, presets, Path(known.preset)), Path(known.preset).resolve().name
+        known.preset = None
     elif known.preset and known.preset not in presets:
         near = difflib.get_close_matches(known.preset, presets, 1)
         raise UserError(
@@ -68,7 +69,7 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
         if v != (row | preset).get(k, defaults[k]) and k not in ("name", "out", "overwrite")
     }
     cfg.name = cfg.name or "-".join(
-        [known.preset or Path(cfg.task).stem, *(f"{k}_{short(v)}" for k, v in changed.items())]
+        [known.preset or run or short(Path(cfg.task).stem), *(f"{k}_{short(v)}" for k, v in changed.items())]
     )
     if len(cfg.name) > 100:  # a folder's name has a limit
         cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
@@ -77,7 +78,7 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
 
 
 def run_config(Config, presets: dict, folder: Path) -> dict:
-    """The knobs of a finished run, with its trained model, as defaults for `eval`."""
+    """The knobs of a run, with its trained model or its last checkpoint, as defaults for `eval`."""
     try:
         saved = json.loads((folder / "config.json").read_text())
         knobs = {f.name: saved["config"].get(f.name, default(f)) for f in fields(Config)}
@@ -86,16 +87,12 @@ def run_config(Config, presets: dict, folder: Path) -> dict:
             f"{folder} is neither a preset ({', '.join(presets)}) nor a run folder: "
             f"{type(error).__name__}: {error}."
         ) from error
-    if not (folder / "final").is_dir():
-        raise UserError(
-            f"The run {folder} has not finished: it has no folder final/. Run it again to go on with it."
-        )
-    here = {
-        "model": str(folder / "final"),
-        "name": folder.resolve().name,
-        "out": str(folder.resolve().parent),
-    }
-    return knobs | here | {"device": "auto", "precision": "auto"}
+    knobs |= {"name": "", "out": str(folder.resolve().parent), "device": "auto", "precision": "auto"}
+    if (folder / "final").is_dir():
+        return knobs | {"model": str(folder / "final")}
+    if (state := folder / "checkpoint" / "state.pt").exists():
+        return knobs | {"checkpoint": str(state)}
+    raise UserError(f"The run {folder} has neither final/ nor a checkpoint yet: run it again.")
 
 
 def default(f):

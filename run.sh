@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # bash run.sh [preset] [--knob value ...]   train; `mini` if no preset is named; the same command resumes a stopped run
-# bash run.sh eval RUN [--knob value ...]   evaluate a finished run (or --model FOLDER): pass@1, pass@k, cons@k
+# bash run.sh eval RUN [--knob value ...]   evaluate a run (or --model FOLDER): pass@1, pass@k, cons@k; also bench, compare_algos
 # bash run.sh test                          run the tests
 #
-# preset   needs               what it is
-# mini     2 processor cores   the miniature on Countdown: no GPU, no download, minutes
-# 0.5b     GPU with 22 GB      Qwen2.5-0.5B with TinyZero's figures: learns the format and to guess
-# 1.5b     GPU with 44 GB      Qwen2.5-1.5B
-# 3b       GPU with 78 GB      Qwen2.5-3B, TinyZero's showpiece
+# preset         needs               what it is
+# mini           2 processor cores   the miniature on Countdown: no GPU, no download, minutes
+# mini-multiply  2 processor cores   the same base on multiplication
+# smollm2        2 processor cores   a real model of 135 M parameters on the multiplication tables (see commands/make_smollm2.py)
+# 0.5b           GPU with 22 GB      Qwen2.5-0.5B with TinyZero's figures: learns the format and to guess
+# 1.5b           GPU with 44 GB      Qwen2.5-1.5B
+# 3b             GPU with 78 GB      Qwen2.5-3B, TinyZero's showpiece
 #
 # `bash run.sh mini --help` lists every knob. What it needs is installed into .venv, once, unless the python at hand has it.
 # TORCH=cpu or TORCH=cuda chooses torch's build; without it Linux machines with an NVIDIA GPU get CUDA's.
@@ -71,10 +73,6 @@ case "${1:-}" in
 -h | --help | help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$here/run.sh"
     ;;
-eval)
-    prepare "$here/requirements.txt"
-    exec "$python" "$here/tinyr1.py" "$@"
-    ;;
 test)
     shift
     prepare "$here/requirements-dev.txt"
@@ -89,6 +87,7 @@ test)
     ;;
 *)
     prepare "$here/requirements.txt"
+    if [ -f "$here/commands/$1.py" ]; then exec "$python" "$here/tinyr1.py" "$@"; fi
     exec "$python" "$here/tinyr1.py" train "$@"
     ;;
 esac

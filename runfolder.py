@@ -68,8 +68,12 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
 
 
+LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
+
+
 class Run:
-    """runs/<name>/: config.json, metrics.jsonl, samples.jsonl, checkpoint/, final/, plots/, summary.json."""
+    """runs/<name>/: config.json, metrics.jsonl (a row a step), samples.jsonl (some of a step's, some of an
+    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/, final/, plots/, summary.json."""
 
     def __init__(self, cfg):
         """Checks only; `begin` writes. Errors: UserError if the folder is taken or cannot be written."""
@@ -178,17 +182,16 @@ class Run:
                     "truncated or not of this version. Nothing was changed. Restore it from a copy, or start "
                     "again with --overwrite."
                 ) from error
-        for file in ("metrics.jsonl", "samples.jsonl"):
+        for file in LOGS:
             if (self.path / file).exists():
-                os.truncate(self.path / file, state["sizes"][file] if state else 0)
+                os.truncate(self.path / file, state["sizes"].get(file, 0) if state else 0)
         return state
 
     def sizes(self) -> dict:
         """Bytes of the logs: a resumed run cuts them back to the checkpoint's, also through a half-written
         line.
         """
-        files = ("metrics.jsonl", "samples.jsonl")
-        return {f: (self.path / f).stat().st_size if (self.path / f).exists() else 0 for f in files}
+        return {f: (self.path / f).stat().st_size if (self.path / f).exists() else 0 for f in LOGS}
 
 
 # ---------------------------------------------------------------- a run's time and its end

@@ -20,12 +20,10 @@ import collections
 import importlib
 import inspect
 import itertools
-import json
 import math
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,10 +34,9 @@ import knobs
 import rollout
 import tasks
 from critic import Critic, ImplicitPRM, gae
-from metrics import finish, interval, majority, pass_at_k, sample_records, summarise
-from models import load_model, pick_attention, pick_device, pick_precision, stop_ids
-from plots.summary import table
-from runfolder import HERE, Clock, Interrupt, Run, UserError, environment, write_atomically, write_json
+from metrics import evaluation, finish, sample_records, summarise
+from models import check_tokenizer, load_model, pick_attention, pick_device, pick_precision, stop_ids
+from runfolder import HERE, Clock, Interrupt, Run, UserError
 
 # ---------------------------------------------------------------- configuration
 
@@ -172,19 +169,31 @@ PRESETS = {
         task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
         schedule="cosine", max_new_tokens=512, overlong="penalise", overlong_buffer=128,
     ),
+    "mini-multiply": dict(
+        task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"], kl=0.0, lr=4e-4,
+        steps=60, schedule="cosine", max_new_tokens=160, overlong="penalise", overlong_buffer=32,
+    ),
+    "smollm2": dict(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct", task="multiplication", template="chat",
+        task_args=["low=2", "high=12", "held=24", "wording=plain", "reward=binary"], prompts=8, group=8,
+        max_new_tokens=32, kl=0.0, lr=1e-5, warmup=0, steps=20, probe_every=5, probe_problems=46,
+        micro_tokens=2048,
+    ),
     "0.5b": dict(TINYZERO, model="Qwen/Qwen2.5-0.5B"),
     "1.5b": dict(TINYZERO, model="Qwen/Qwen2.5-1.5B"),
     "3b": dict(TINYZERO, model="Qwen/Qwen2.5-3B"),
 }  # fmt: skip
 GPU_GB = {
     "mini": 0,
+    "mini-multiply": 0,
+    "smollm2": 0,
     "0.5b": 22,
     "1.5b": 44,
     "3b": 78,
 }  # fp32 weights, gradients, Adam, reference; activations
 
 
-def parse(command: str, argv: list[str]) -> tuple[Config, str]:
+def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
     """(config, preset's name or "") of a command line. Errors: UserError."""
     tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": WEIGHTS, "aux": AUX}
     tables |= {"surrogate": SURROGATE, "kl_estimator": KL, "reward_mode": ["task", *CONTROLS]}
@@ -211,6 +220,7 @@ def problems(task, split: str, cfg: Config, tokenizer):
     takes = [*inspect.signature(task.examples).parameters, *getattr(task, "OPTIONS", ())]
     if "seed" in takes:  # the run's seed also draws the training problems
         options.setdefault("seed", cfg.seed)
+    options = getattr(task, "FOR_TEMPLATE", {}).get(cfg.template, {}) | options
     while True:
         count = 0
         try:
@@ -456,7 +466,8 @@ def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: i
         roll = rollout.generate(
             model, [p.ids for p in batch], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
-            seed=seed, pad_id=tokenizer.pad_token_id or 0, dtype=sampling_dtype(model, cfg),
+            stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
+            pad_id=tokenizer.pad_token_id or 0, dtype=sampling_dtype(model, cfg),
         )  # fmt: skip
     except ValueError as error:  # a prompt that does not fit
         raise UserError(f"Cannot sample: {error}.") from error
@@ -513,10 +524,10 @@ def outcome(cfg: Config, results: list[dict]) -> list[bool]:
 
 
 def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
-    """Collect and score: (problems, Rollout, texts, results). Where the filters leave groups out, new prompts
+    """Collect and score: (problems, Rollout, records). Where the filters leave groups out, new prompts
     take their places, in at most `resample` further draws; what was left out stays in, for the metrics.
     """
-    batch, rolls, texts, results, full = [], [], [], [], 0
+    batch, rolls, records, full = [], [], [], 0
     for attempt in range(1 + cfg.resample):
         new = list(itertools.islice(stream, cfg.prompts - full))
         with clock("sample"):
@@ -524,11 +535,12 @@ def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
             roll, said = collect(model, tokenizer, new, cfg.group, cfg, seed)
         with clock("score"):
             verdicts = score(task, new, said, cfg.group, cfg.reward_mode, (cfg.seed, step, attempt))
-        batch, rolls, texts, results = batch + new, [*rolls, roll], texts + said, results + verdicts
+        batch, rolls = batch + new, [*rolls, roll]
+        records += sample_records(new, said, verdicts, roll, cfg.group)
         full += int(informative(cfg, verdicts).sum())
         if full == cfg.prompts:
             break
-    return batch, rollout.join(rolls), texts, results
+    return batch, rollout.join(rolls), records
 
 
 def assess(cfg: Config, step: int, roll: rollout.Rollout, results: list[dict]) -> Batch:
@@ -631,18 +643,8 @@ def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, s
     sample.
     """
     roll, texts = collect(model, tokenizer, held, k, cfg, seed)
-    results = score(task, held, texts, k)
-    metrics = summarise(results, roll)
-    right = np.array([r["correct"] for r in results]).reshape(len(held), k)
-    answers = [r.get("answer", tasks.extract_answer(t)) for r, t in zip(results, texts)]
-    metrics["accuracy_ci"] = interval(right.mean(1))
-    metrics["n"] = right.size
-    metrics["problems"] = len(held)
-    for j in sorted({2**i for i in range(k.bit_length())} | {k}):
-        metrics[f"pass@{j}"] = float(np.mean([pass_at_k(k, int(c), j) for c in right.sum(1)]))
-    votes = [majority(answers[i * k : (i + 1) * k], right[i].tolist()) for i in range(len(held))]
-    metrics[f"cons@{k}"] = float(np.mean(votes))
-    return metrics, sample_records(held, texts, results, roll, k)
+    records = sample_records(held, texts, score(task, held, texts, k), roll, k)
+    return evaluation(records, k, getattr(task, "equivalent", None)), records
 
 
 # ---------------------------------------------------------------- train
@@ -669,15 +671,14 @@ class Progress:
 
 def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict) -> None:
     """Write a step's row and some of its samples."""
-    asked, roll, texts, results = drawn
+    asked, _, records = drawn
     dead = (batch.reward == batch.reward[:, :1]).all(1)  # (B,)
     spread = batch.reward.std(1, correction=min(1, cfg.group - 1)).mean().item()
     row |= {"reward_shaped": batch.reward.mean().item(), "reward_std": spread}
     row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": at.sampled}
     row |= {"resampled": len(asked) - cfg.prompts} if cfg.resample else {}
-    records = sample_records(asked, texts, results, roll, cfg.group)
     random = np.random.default_rng((cfg.seed, at.step))
-    shown = random.choice(len(texts), min(cfg.keep_samples, len(texts)), replace=False)
+    shown = random.choice(len(records), min(cfg.keep_samples, len(records)), replace=False)
     kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
     run.log("samples.jsonl", [{"step": at.step, "split": "train", **r} for r in kept])
 
@@ -697,6 +698,7 @@ def train(cfg: Config) -> dict | None:
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
         model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
+    check_tokenizer(model, tokenizer, cfg.template)
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
@@ -729,11 +731,12 @@ def train(cfg: Config) -> dict | None:
     def measure(label: str, count: int, k: int) -> list[dict]:
         metrics, records = evaluate(model, tokenizer, task, held[:count], k, cfg)
         run.log("metrics.jsonl", [{"step": at.step, **{f"{label}/{name}": v for name, v in metrics.items()}}])
-        shown = records[: KEEP_HELD_OUT * k : k]  # the same problems at every evaluation
-        run.log(
-            "samples.jsonl",
-            [{"step": at.step, "split": "test", "problem": i, **r} for i, r in enumerate(shown)],
-        )
+        every = [
+            {"step": at.step, "split": "test", "problem": i // k, "sample": i % k, **r}
+            for i, r in enumerate(records)
+        ]
+        run.log("eval_samples.jsonl", every)
+        run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])  # the same problems at every evaluation
         return records
 
     if not resumed:
@@ -748,9 +751,9 @@ def train(cfg: Config) -> dict | None:
             lr = lr_at(at.step, cfg, at.sampled)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            drawn = asked, roll, _, results = draw(model, tokenizer, task, stream, cfg, at.step, clock)
+            drawn = asked, roll, records = draw(model, tokenizer, task, stream, cfg, at.step, clock)
             with clock("update"):
-                batch = assess(replace(cfg, kl=at.kl), at.step, roll, results)
+                batch = assess(replace(cfg, kl=at.kl), at.step, roll, records)
                 metrics = recall(batch, model, ref)
                 if aux:
                     metrics |= aux.judge(batch)
@@ -761,7 +764,7 @@ def train(cfg: Config) -> dict | None:
 
             at.step, at.sampled = at.step + 1, at.sampled + int(roll.length.sum())
             at.drawn += len(asked)
-            row = {"step": at.step, **summarise(results, roll), **metrics, "lr": lr}
+            row = {"step": at.step, **summarise(records), **metrics, "lr": lr}
             if cfg.kl_target and "kl" in metrics:
                 row["kl_coefficient"] = at.kl
                 at.kl = next_kl(cfg, at.kl, metrics["kl"] * row["tokens"])
@@ -807,31 +810,6 @@ def train(cfg: Config) -> dict | None:
 # ---------------------------------------------------------------- command line
 
 
-def run_eval(cfg: Config) -> dict:
-    """Evaluate a model; the figures and every sample go to <out>/<name>/eval.json and eval_samples.jsonl."""
-    device = pick_device(cfg.device)
-    task = tasks.load(cfg.task)
-    cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
-    model, tokenizer = load_model(cfg.model, device, 6)
-    held = held_out(task, cfg, tokenizer)
-    folder = Path(cfg.out) / f"eval-{cfg.name}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write {folder}: {error}. Choose another place with --out FOLDER.") from error
-    metrics, records = evaluate(model, tokenizer, task, held, cfg.eval_samples, cfg)
-    write_json(
-        folder / "eval.json", {"config": asdict(cfg), "metrics": metrics, "environment": environment()}
-    )
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(folder / "eval_samples.jsonl", lambda file: file.write(lines.encode()))
-    print(
-        f"{cfg.model} on {len(held)} problems of {cfg.task}, {cfg.eval_samples} samples each\n"
-        f"{table(metrics)}\nwritten to {folder}"
-    )
-    return metrics
-
-
 COMMANDS = sorted(path.stem for path in (HERE / "commands").glob("[!_]*.py"))
 
 
@@ -864,14 +842,9 @@ def main(argv: list[str]) -> int:
             if preset == "mini":
                 print(larger_preset())
             return 0 if train(cfg) else 130
-        if command == "eval":
-            run_eval(parse(command, rest)[0])
-            return 0
         if command in COMMANDS:
             return importlib.import_module(f"commands.{command}").main(rest)
-        raise UserError(
-            f"Unknown command {command!r}: there are train, eval, {', '.join(COMMANDS)}.\n{usage()}"
-        )
+        raise UserError(f"Unknown command {command!r}: there are train, {', '.join(COMMANDS)}.\n{usage()}")
     except (UserError, tasks.TaskError) as error:
         print(f"tinyr1: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,10 @@ ROWS = {  # summary key -> what the closing table calls it; other keys stay in s
     "accuracy": "accuracy on held-out problems", "tokens": "tokens a response",
     "attempts": "attempts a response", "search_share": "responses that search",
     "attempts_within_search": "attempts within those", "give_up_share": "searches given up",
-    "verdict_accuracy": "verdicts that are right", "cut_share": "responses cut at the cap",
+    "verdict_accuracy": "verdicts that are right", "decomposes": "responses that decompose",
+    "decomposes_fully": "down to single digits", "steps": "steps of arithmetic", "no_answer_share": "without an answer",
+    "tokens_correct": "tokens of right responses", "tokens_wrong": "of wrong ones", "greedy": "accuracy, greedy",
+    "cut_share": "responses cut at the cap",
 }  # fmt: skip
 
 
@@ -25,7 +28,7 @@ def table(base: dict, after: dict | None = None) -> str:
     def cell(side, key):
         if side.get(key) is None:
             return "-"
-        if key not in ("tokens", "attempts", "attempts_within_search"):
+        if not key.startswith(("tokens", "attempts", "steps")):
             lo_hi = side.get("accuracy_ci") if key == "accuracy" else None
             return f"{side[key]:.1%}" + (f"  [{lo_hi[0]:.1%}, {lo_hi[1]:.1%}]" if lo_hi else "")
         return f"{side[key]:.1f}"

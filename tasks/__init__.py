@@ -7,7 +7,8 @@ A task is a module (one file in this folder, or any file of your own) with three
     question(example) -> str                         the user's text; `render` puts the template around it
     reward(completion, example) -> dict              {"reward": float, "correct": bool, ...}
 
-and may have three more: gold(example) -> a right answer, state(answer, example) -> a completion that states
+and may have more: SETS, names of problem sets that its option `data` takes; FOR_TEMPLATE, options by
+template; gold(example) -> a right answer, state(answer, example) -> a completion that states
 it (for `python -m tasks NAME --attack`), equivalent(answer, other) -> bool (for a majority vote).
 
 `reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. Every other
@@ -51,6 +52,10 @@ TEMPLATES = {
 }
 
 
+# What a base model writes when it goes on behind its answer, by template: a response ends there, too.
+STOPS = {"r1": ["\nUser:"], "tinyzero": ["\nUser:"], "abel": ["\nQuestion:"]}
+
+
 def choose(kind, name, known):
     """`name` if it is one of `known`; otherwise a TaskError that lists them and guesses what was meant."""
     if name in known:
@@ -88,6 +93,17 @@ def load(name):
             f"The task {name!r} lacks {', '.join(missing)}(): a task defines {', '.join(PROTOCOL)}."
         )
     return module
+
+
+def find(name):
+    """(module, options) of a task, a task file, or a set of problems that some task knows by name, such as
+    math500. Errors: TaskError.
+    """
+    if name.endswith(".py") or name in available():
+        return load(name), {}
+    modules = [load(task) for task in available()]
+    sets = {known: module for module in modules for known in getattr(module, "SETS", ())}
+    return sets[choose("task", name, [*available(), *sets])], {"data": name}
 
 
 def read_options(options, defaults):

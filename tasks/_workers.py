@@ -93,13 +93,18 @@ class Workers:
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self):
+        self.started = False
         self.all = [Worker([sys.executable, *self.command, str(self.seconds)]) for _ in range(self.count)]
         self.idle = queue.Queue()
         for worker in self.all:
             self.idle.put(worker)
 
     def ask(self, request):
-        """The reply to a JSON-able request. Errors: WorkerError, within `total` seconds."""
+        """The reply to a JSON-able request. Errors: WorkerError, within `total` seconds (the first question
+        also waits until a worker has started).
+        """
+        if not self.started:
+            self.start()
         deadline = time.monotonic() + self.total
         try:
             worker = self.idle.get(timeout=self.total)
@@ -112,6 +117,7 @@ class Workers:
 
     def start(self, patience=60.0):
         """Start all and wait until one is ready. Errors: WorkerError."""
+        self.started = True
         for worker in self.all:
             if worker.process is None:
                 worker.start()

@@ -41,6 +41,12 @@ OPTIONS = {
     "seed": 0,  # of the order of the training problems
     "limit": 0,  # at most so many examples; 0: train is endless, test has all
 }
+FOR_TEMPLATE = {  # what a template asks for, unless the options say otherwise
+    "r1": {"format": "answer"},
+    "tinyzero": {"format": "answer", "wording": "answer"},
+    "chat": {"wording": "boxed"},
+    "none": {"wording": "boxed"},
+}
 MATH_CONFIGS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
     "precalculus",

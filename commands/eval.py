@@ -1,0 +1,263 @@
+"""Evaluate a model on one or many sets of problems: pass@1 with its interval, pass@k, cons@k.
+
+    python tinyr1.py eval runs/mini                              a run's trained model, on its task
+    python tinyr1.py eval runs/mini --task countdown:numbers=4,multiplication
+    python tinyr1.py eval --model Qwen/Qwen2.5-Math-7B --template qwen-math --task math500,aime24,amc23 \\
+        --eval_samples 8 --greedy True --max_new_tokens 3000
+    python tinyr1.py eval --model DIR --task math500 --data math500=rows.jsonl
+    python tinyr1.py eval --rescore runs/eval-mini/eval_samples.jsonl
+
+A run that is still training is evaluated at its last checkpoint. Samples are written as they come, and the
+same command goes on from them. --rescore grades stored samples again, with the tasks as they are now and
+without a model.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import tasks
+import tinyr1
+from metrics import evaluation, sample_records
+from models import check_tokenizer, load_model, pick_device, pick_precision
+from plots.summary import table
+from runfolder import UserError, environment, write_atomically, write_json
+from tinyr1 import Config, knob
+
+AT_ONCE = 1024  # samples between two writes
+GROUPS = ("level", "subject")  # fields of problems by which accuracy is reported, too
+GREEDY = " (greedy)"  # behind a set's name in eval_samples.jsonl
+FREE = {"out", "overwrite", "name", "device", "rescore"}  # what a resumed evaluation may differ in
+
+
+@dataclass
+class Eval(Config):
+    task: str = knob("countdown", "tasks, sets such as math500, or files, with commas; or NAME:option=value")
+    data: list[str] = knob([], "SET=FILE: read that set's problems from a file")
+    greedy: bool = knob(False, "answer every problem once more, without chance")
+    rescore: str = knob("", "an eval_samples.jsonl to grade again; needs no model")
+    checkpoint: str = knob("", "state.pt of a run in training: its weights replace the model's")
+
+
+def sets(cfg: Eval) -> dict:
+    """{name: (task module, cfg of this set)}. Errors: UserError, tasks.TaskError."""
+    files, found = {}, {}
+    for pair in cfg.data:
+        name, _, path = pair.partition("=")
+        if not path:
+            raise UserError(f"--data takes SET=FILE, e.g. math500=math500.jsonl; got {pair!r}.")
+        files[name] = path
+    for spec in cfg.task.split(","):
+        name, *options = spec.split(":")
+        if bad := [option for option in options if "=" not in option]:
+            raise UserError(f"--task {spec}: options are written NAME:option=value, not {bad[0]!r}.")
+        module, own = tasks.find(name)
+        given = dict(option.split("=", 1) for option in cfg.task_args) if "," not in cfg.task else {}
+        options = own | given | dict(option.split("=", 1) for option in options)
+        if name in files:
+            options |= {"data": files.pop(name)} | ({"test": "all"} if "test" in module.OPTIONS else {})
+        found[spec] = module, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in options.items()])
+    if files:
+        raise UserError(f"--data names {', '.join(files)}, which --task {cfg.task} does not evaluate.")
+    return found
+
+
+def fingerprint(cfg: Eval) -> float:
+    """When the weights were written, where they are local files; 0 for a model of the hub."""
+    files = [Path(cfg.checkpoint)] if cfg.checkpoint else [*Path(cfg.model).glob("*.safetensors")]
+    return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+class Folder:
+    """<out>/eval-<name>/: config.json, eval_samples.jsonl (one line a sample), eval.json (the figures)."""
+
+    def __init__(self, cfg: Eval):
+        """Errors: UserError, where it cannot be written or holds an evaluation with other settings."""
+        self.path = Path(cfg.out) / f"eval-{cfg.name}"
+        self.samples = self.path / "eval_samples.jsonl"
+        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | {"written": fingerprint(cfg)}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if cfg.overwrite:
+                self.samples.unlink(missing_ok=True)
+            elif self.samples.exists():
+                self.check(settings)
+            write_json(self.path / "config.json", settings)
+        except OSError as error:
+            message = f"Cannot write {self.path}: {error}. Choose another place with --out FOLDER."
+            raise UserError(message) from error
+
+    def check(self, settings: dict) -> None:
+        try:
+            saved = json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError):
+            saved = {}
+        changed = [
+            f"{'the weights' if k == 'written' else '--' + k} changed"
+            for k, v in settings.items()
+            if saved.get(k) != v
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}): give "
+                "--name ANOTHER, or --overwrite to replace it."
+            )
+
+    def stored(self) -> dict[str, list[dict]]:
+        """{set: its records}, after cutting off a line that was not written whole."""
+        found = {}
+        for record in read_samples(self.samples, cut=True) if self.samples.exists() else ():
+            found.setdefault(record["task"], []).append(record)
+        return found
+
+    def append(self, records: list[dict]) -> None:
+        try:
+            with open(self.samples, "a") as file:
+                file.write("".join(json.dumps(record, default=str) + "\n" for record in records))
+        except OSError as error:
+            message = f"Could not write {self.samples}: {error}. Make room; the same command goes on."
+            raise UserError(message) from error
+
+
+def read_samples(path: Path, cut: bool = False) -> list[dict]:
+    """The records of a file of samples. Errors: UserError where it cannot be read."""
+    try:
+        text = path.read_text()
+        if cut and not text.endswith("\n"):
+            text = text[: text.rfind("\n") + 1]
+            path.write_text(text)
+        records = [json.loads(line) for line in text.splitlines()]
+        for record in records:
+            record["example"], record["completion"]  # noqa: B018  (a KeyError now)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a file of samples ({type(error).__name__}: {error}): expected a JSON object a "
+            "line with example and completion, as eval writes into eval_samples.jsonl."
+        ) from error
+    return records
+
+
+def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], model, tokenizer, folder: Folder):
+    """k records of every problem of a set, written as they come. Of the `known` ones whole chunks stay; one
+    that was being written is sampled anew, which gives the same.
+    """
+    chunk = max(1, AT_ONCE // k)
+    whole = len(known) if len(known) == len(held) * k else len(known) // (chunk * k) * chunk * k
+    records, begun = known[:whole], len(known) - whole
+    bar = tqdm(total=len(held), initial=whole // k, desc=name, unit="problem", dynamic_ncols=True)
+    for first in range(whole // k, len(held), chunk):
+        part = held[first : first + chunk]
+        roll, texts = tinyr1.collect(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
+        new = sample_records(part, texts, tinyr1.score(task, part, texts, k), roll, k)
+        new = [{"task": name, "problem": first + i // k, "sample": i % k, **r} for i, r in enumerate(new)]
+        folder.append(new[begun:])
+        records, begun = records + new, 0
+        bar.update(len(part))
+    bar.close()
+    return records
+
+
+def by_group(records: list[dict]) -> dict:
+    """{field: {value: (accuracy, samples)}} of the fields in GROUPS that the problems have."""
+    found = {}
+    for field in GROUPS:
+        values = sorted({str(r["example"].get(field)) for r in records} - {"None"})
+        for value in values:
+            right = [r["correct"] for r in records if str(r["example"].get(field)) == value]
+            found.setdefault(field, {})[value] = (sum(right) / len(right), len(right))
+    return found
+
+
+def report(name: str, figures: dict) -> None:
+    print(f"\n{name}: {figures['problems']} problems, {figures['n']} samples\n{table(figures)}")
+    for field, values in figures.get("by", {}).items():
+        print(f"{field}: " + ", ".join(f"{value} {share:.1%} of {n}" for value, (share, n) in values.items()))
+
+
+def figures_of(name: str, records: list[dict], task, k: int) -> dict:
+    figures = evaluation(records, k, getattr(task, "equivalent", None))
+    return figures | ({"by": groups} if (groups := by_group(records)) else {})
+
+
+KEPT = ("task", "problem", "sample", "example", "prompt", "completion", "tokens", "finished", "step", "split")
+
+
+def rescore(cfg: Eval, asked: bool) -> None:
+    """Grade stored samples again, with --task if that was asked for; the new ones and their figures go beside
+    the file. Errors: UserError.
+    """
+    path, new, out = Path(cfg.rescore), [], {}
+    by_set: dict[str, dict[str, list[dict]]] = {}
+    for record in read_samples(path):
+        problem = str(record.get("problem", json.dumps(record["example"], default=str)))
+        by_set.setdefault(record.get("task", cfg.task), {}).setdefault(problem, []).append(record)
+    for name, problems in by_set.items():
+        task = tasks.find(cfg.task if asked else name.removesuffix(GREEDY).split(":")[0])[0]
+        counts = [len(samples) for samples in problems.values()]
+        if min(counts) < max(counts):
+            raise UserError(
+                f"{path}: the problems of {name} have {min(counts)} to {max(counts)} samples; an evaluation "
+                "has the same number of each."
+            )
+        old = [record for samples in problems.values() for record in samples]
+        asked_of = [tinyr1.Problem(record["example"], "", []) for record in old]
+        results = tinyr1.score(task, asked_of, [record["completion"] for record in old], 1)
+        graded = [
+            {"tokens": 0, "finished": True, **{key: r[key] for key in KEPT if key in r}, **result}
+            for r, result in zip(old, results)
+        ]
+        changed = sum(bool(r.get("correct")) != g["correct"] for r, g in zip(old, graded))
+        out[name] = figures_of(name, graded, task, counts[0]) | {"changed_verdicts": changed}
+        report(name, out[name])
+        print(f"{changed} of {len(old)} verdicts changed")
+        new += graded
+    lines = "".join(json.dumps(record, default=str) + "\n" for record in new)
+    write_atomically(path.with_suffix(".rescored.jsonl"), lambda file: file.write(lines.encode()))
+    write_json(path.with_suffix(".rescored.json"), {"sets": out, "environment": environment()})
+    print(f"written: {path.with_suffix('.rescored.jsonl')} and .json")
+
+
+def load(cfg: Eval):
+    model, tokenizer = load_model(cfg.model, torch.device(cfg.device), 6)
+    if cfg.checkpoint:
+        try:
+            state = torch.load(cfg.checkpoint, map_location="cpu", weights_only=True)
+            model.load_state_dict(state["model"])
+        except Exception as error:
+            raise UserError(
+                f"The checkpoint {cfg.checkpoint} cannot be read ({type(error).__name__}): it is truncated, "
+                f"or not one of {cfg.model}."
+            ) from error
+        print(f"{cfg.name}: still in training, at step {state['step']}")
+    check_tokenizer(model, tokenizer, cfg.template)
+    return model, tokenizer
+
+
+def main(argv: list[str]) -> int:
+    cfg, _ = tinyr1.parse("eval", argv, Eval)
+    if cfg.rescore:
+        rescore(cfg, "--task" in argv)
+        return 0
+    found, device = sets(cfg), pick_device(cfg.device)
+    cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
+    folder = Folder(cfg)
+    model, tokenizer = load(cfg)
+    held = {name: tinyr1.held_out(task, own, tokenizer) for name, (task, own) in found.items()}
+    stored, out = folder.stored(), {}
+    for name, (task, own) in found.items():
+        own.device, own.precision = cfg.device, cfg.precision
+        rest = own, task, held[name]
+        k = cfg.eval_samples
+        records = sample_set(name, k, *rest, stored.get(name, []), model, tokenizer, folder)
+        out[name] = figures_of(name, records, task, k)
+        if cfg.greedy:
+            rest, label = (replace(own, temperature=0.0), task, held[name]), name + GREEDY
+            once = sample_set(label, 1, *rest, stored.get(label, []), model, tokenizer, folder)
+            out[name]["greedy"] = evaluation(once, 1)["accuracy"]
+        report(name, out[name])
+    write_json(folder.path / "eval.json", {"config": asdict(cfg), "sets": out, "environment": environment()})
+    print(f"\nwritten to {folder.path}")
+    return 0
