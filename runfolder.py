@@ -72,8 +72,9 @@ LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
 
 
 class Run:
-    """runs/<name>/: config.json, metrics.jsonl (a row a step), samples.jsonl (some of a step's, some of an
-    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/, final/, plots/, summary.json."""
+    """runs/<name>/: config.json, metrics.jsonl (a row a step), samples.jsonl (some of a step's and of an
+    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/, final/, plots/, summary.json.
+    """
 
     def __init__(self, cfg):
         """Checks only; `begin` writes. Errors: UserError if the folder is taken or cannot be written."""

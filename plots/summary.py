@@ -12,12 +12,13 @@ import textwrap
 from pathlib import Path
 
 ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
-    "accuracy": "accuracy on held-out problems", "tokens": "tokens a response",
-    "attempts": "attempts a response", "search_share": "responses that search",
-    "attempts_within_search": "attempts within those", "give_up_share": "searches given up",
-    "verdict_accuracy": "verdicts that are right", "decomposes": "responses that decompose",
-    "decomposes_fully": "down to single digits", "steps": "steps of arithmetic", "no_answer_share": "without an answer",
-    "tokens_correct": "tokens of right responses", "tokens_wrong": "of wrong ones", "greedy": "accuracy, greedy",
+    "accuracy": "accuracy on held-out problems", "greedy": "accuracy without chance",
+    "tokens": "tokens a response", "tokens_correct": "tokens of right responses",
+    "tokens_wrong": "tokens of wrong responses", "attempts": "attempts a response",
+    "search_share": "responses that search", "attempts_within_search": "attempts within those",
+    "give_up_share": "searches given up", "verdict_accuracy": "verdicts that are right",
+    "decomposes": "responses that decompose", "decomposes_fully": "down to single digits",
+    "steps": "steps of arithmetic", "no_answer_share": "responses without an answer",
     "cut_share": "responses cut at the cap",
 }  # fmt: skip
 

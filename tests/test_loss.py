@@ -200,15 +200,6 @@ def test_overlong_handling():
     assert reward.tolist() == [1, 1, 1] and keep.tolist() == [True, True, False]
 
 
-def test_pass_at_k_and_majority():
-    assert tinyr1.pass_at_k(4, 1, 1) == 0.25 and tinyr1.pass_at_k(4, 2, 2) == pytest.approx(1 - 1 / 6)
-    assert tinyr1.pass_at_k(4, 0, 4) == 0 and tinyr1.pass_at_k(4, 1, 4) == 1
-    assert tinyr1.majority(["a", "a", "b"], [True, True, False]) == 1
-    assert tinyr1.majority(["a", "b"], [True, False]) == 0.5
-    assert tinyr1.majority(["a", None, None], [True, False, False]) == 1
-    assert tinyr1.majority([None], [False]) == 0
-
-
 def test_schedule():
     cfg = Config(lr=1.0, warmup=3, steps=13)
     assert [tinyr1.lr_at(s, cfg) for s in (0, 1, 3, 12)] == [0.25, 0.5, 1.0, 1.0]

@@ -97,8 +97,13 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
     assert (run / "metrics.jsonl").read_bytes() == before
     assert tinyr1.main(["eval", str(run), "--out", str(tmp_path), "--eval_samples", "4"]) == 0
     result = json.loads((tmp_path / "eval-a" / "eval.json").read_text())
-    assert {"accuracy", "accuracy_ci", "pass@1", "pass@2", "pass@4", "cons@4"} <= set(result["metrics"])
+    (figures,) = result["sets"].values()
+    assert {"accuracy", "accuracy_ci", "pass@1", "pass@2", "pass@4", "cons@4"} <= set(figures)
     assert len(rows(tmp_path / "eval-a" / "eval_samples.jsonl")) == 16
+    every = rows(run / "eval_samples.jsonl")
+    assert [(r["step"], r["problem"], r["sample"]) for r in every] == [
+        (step, problem, sample) for step in (0, 2) for problem in range(4) for sample in range(2)
+    ]
     assert train(*argv, "--overwrite", "--steps", "1") == 0
     assert len([r for r in rows(run / "metrics.jsonl") if "reward" in r]) == 1
 
