@@ -1,0 +1,104 @@
+"""Does the task decide which reasoning emerges? One base, trained on either task, evaluated on both.
+
+    python plots/crossed.py base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mini-multiply
+
+reads the eval.json of each folder (`python tinyr1.py eval ... --task countdown:...,multiplication:...`), prints
+a table in Markdown and writes a figure: accuracy and the task's own way of reasoning, searching or decomposing,
+before training and after training on either task.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from plots.curves import COLORS, GREY, NotARun, save
+
+WAYS = {  # task -> figures of an evaluation, as shares, and what they are called
+    "countdown": {"accuracy": "accuracy", "search_share": "search"},
+    "multiplication": {
+        "accuracy": "accuracy", "decomposes": "decompose", "decomposes_fully": "decompose\ninto single digits",
+    },
+}  # fmt: skip
+LENGTHS = {"tokens": "tokens"}
+
+
+def read(path: Path) -> dict[str, dict]:
+    """{task: figures} of an evaluation's folder. Errors: NotARun."""
+    try:
+        sets = json.loads((path / "eval.json").read_text())["sets"]
+    except (OSError, ValueError, KeyError) as error:
+        raise NotARun(f"{path} holds no finished evaluation: {type(error).__name__}: {error}.") from error
+    found = {task: figures for name, figures in sets.items() for task in WAYS if name.split(":")[0] == task}
+    if missing := WAYS.keys() - found.keys():
+        raise NotARun(
+            f"{path} was not evaluated on {', '.join(missing)}: give eval --task both, with a comma."
+        )
+    return found
+
+
+def table(models: dict[str, dict]) -> str:
+    heads = ["trained on"]
+    heads += [f"{task}: {name}".replace("\n", " ") for task, ways in WAYS.items()
+              for name in (*ways.values(), *LENGTHS.values())]  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for model, tasks in models.items():
+        cells = [model]
+        for task, ways in WAYS.items():
+            cells += [f"{tasks[task][key]:.1%}" for key in ways] + [
+                f"{tasks[task][key]:.1f}" for key in LENGTHS
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(models: dict[str, dict]) -> Figure:
+    fig = Figure(figsize=(14, 5.6), layout="constrained")
+    fig.get_layout_engine().set(rect=(0.005, 0.0, 0.99, 0.86), w_pad=0.15)
+    fig.text(0.012, 0.93, "The task decides which reasoning emerges", fontsize=20, weight="bold")
+    width = 0.8 / len(models)
+    axes = fig.subplots(1, len(WAYS), width_ratios=[len(ways) for ways in WAYS.values()])
+    for ax, (task, ways) in zip(axes, WAYS.items()):
+        places = np.arange(len(ways))
+        for i, (model, tasks) in enumerate(models.items()):
+            shares = [100 * tasks[task][key] for key in ways]
+            at = places + (i - (len(models) - 1) / 2) * width
+            color = GREY if i == 0 else COLORS[i - 1]
+            bars = ax.bar(at, shares, 0.92 * width, label=model, color=color)
+            ax.bar_label(bars, fmt="%.0f", fontsize=11, padding=2)
+            if ci := tasks[task].get("accuracy_ci"):
+                ax.errorbar(
+                    at[0], shares[0], [[shares[0] - 100 * ci[0]], [100 * ci[1] - shares[0]]], color="k"
+                )
+        ax.set_xticks(places, ways.values(), fontsize=12)
+        ax.set(title=f"on {task}", ylim=(0, 112), ylabel="% of responses", yticks=range(0, 101, 25))
+        ax.title.set_fontsize(14)
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=len(models), frameon=False,
+               fontsize=12, bbox_to_anchor=(0.99, 0.985)).set_in_layout(False)  # fmt: skip
+    return fig
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="a model's name and its evaluation")
+    parser.add_argument("--out", type=Path, default=Path("crossed.png"), metavar="FILE", help="the figure")
+    args = parser.parse_args(argv)
+    try:
+        models = {name: read(Path(path)) for name, _, path in (m.partition("=") for m in args.models)}
+    except NotARun as error:
+        print(f"Nothing drawn: {error}", file=sys.stderr)
+        return 2
+    print(table(models))
+    save(draw(models), args.out.parent, args.out.stem)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

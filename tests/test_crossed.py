@@ -1,0 +1,25 @@
+"""plots/crossed.py on made-up evaluations."""
+
+import json
+
+from plots import crossed
+
+
+def test_a_table_and_a_figure_of_two_tasks(tmp_path, capsys):
+    models = []
+    for i, name in enumerate(("base", "countdown", "multiplication")):
+        sets = {
+            "countdown:wording=short": {"accuracy": 0.1 + 0.2 * i, "search_share": 0.3, "tokens": 40.0,
+                                        "accuracy_ci": [0.05 + 0.2 * i, 0.15 + 0.2 * i]},
+            "multiplication": {"accuracy": 0.15, "decomposes": 0.25, "decomposes_fully": 0.1, "tokens": 21.5},
+        }  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval.json").write_text(json.dumps({"sets": sets}))
+        models.append(f"{name}={tmp_path / name}")
+    assert crossed.main([*models, "--out", str(tmp_path / "x.png")]) == 0
+    output = capsys.readouterr().out
+    assert "| base | 10.0% | 30.0% | 40.0 | 15.0% | 25.0% | 10.0% | 21.5 |" in output
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+    (tmp_path / "base" / "eval.json").write_text(json.dumps({"sets": {"countdown": {}}}))
+    assert crossed.main(models) == 2 and "multiplication" in capsys.readouterr().err
+    assert crossed.main([f"x={tmp_path}"]) == 2 and "no finished evaluation" in capsys.readouterr().err
