@@ -1,9 +1,9 @@
 """Does the task decide which reasoning emerges? One base, trained on either task, evaluated on both.
 
-    python plots/crossed.py base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mini-multiply
+    python plots/crossed.py base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mult
 
-reads the eval.json of each folder (`python tinyr1.py eval ... --task countdown:...,multiplication:...`), prints
-a table in Markdown and writes a figure: accuracy and the task's own way of reasoning, searching or decomposing,
+reads the eval.json of each folder (of `tinyr1.py eval ... --task countdown:...,multiplication:...`), prints a
+table in Markdown and writes a figure: accuracy and the task's own way of reasoning, searching or decomposing,
 before training and after training on either task.
 """
 
@@ -21,7 +21,7 @@ from plots.curves import COLORS, GREY, NotARun, save
 WAYS = {  # task -> figures of an evaluation, as shares, and what they are called
     "countdown": {"accuracy": "accuracy", "search_share": "search"},
     "multiplication": {
-        "accuracy": "accuracy", "decomposes": "decompose", "decomposes_fully": "decompose\ninto single digits",
+        "accuracy": "accuracy", "decomposes": "decompose", "decomposes_fully": "into single digits",
     },
 }  # fmt: skip
 LENGTHS = {"tokens": "tokens"}
