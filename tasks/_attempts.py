@@ -124,10 +124,10 @@ def read(completion, example):
     """
     nums, target = example["nums"], example["target"]
     thinking, finished = _thinking(completion)
-    equations, attempts = [*islice(_equations(thinking), MAX_EQUATIONS)], []
+    found, attempts = [*islice(_equations(thinking), MAX_EQUATIONS)], []
     chain, open_, text = None, False, "\n"  # the last attempt, whether it may go on, the text behind
-    for i, equation in enumerate(equations):
-        following = equations[i + 1].start if i + 1 < len(equations) else len(thinking)
+    for i, equation in enumerate(found):
+        following = found[i + 1].start if i + 1 < len(found) else len(thinking)
         same_sentence = "\n" not in text and ". " not in text
         text = thinking[equation.end : min(following, equation.end + REACH)]
         if not (chain and _restates(equation, chain, nums, target)):
@@ -143,7 +143,7 @@ def read(completion, example):
         if check := _check(text, equation, target):
             chain.checks.append(check)
             open_ = False  # what follows a verdict is an attempt of its own, unless it takes up the value
-    return Reading(attempts, equations, len(thinking), finished)
+    return Reading(attempts, found, len(thinking), finished)
 
 
 def behaviours(completion, example):
@@ -172,6 +172,11 @@ def behaviours(completion, example):
 
 
 # ---------------------------------------------------------------- what plots/ asks of a reading
+
+
+def equations(completion):
+    """The equations of any response's thinking, whatever its task; at most MAX_EQUATIONS."""
+    return [*islice(_equations(_thinking(completion)[0]), MAX_EQUATIONS)]
 
 
 def abandoned(reading, target):
