@@ -1,8 +1,8 @@
 """Did reasoning emerge? Behaviours measured from the text of a run's samples, and the questions that decide.
 
-    python plots/aha.py runs/mini                    # runs/mini/plots/aha.{png,pdf}, and the aha step in words
-    python plots/aha.py runs/mini --base A --trained B # pass@k from what `tinyr1.py eval` wrote
-    python plots/aha.py answers.jsonl --field text     # samples from elsewhere: what they do, as a table
+    python plots/aha.py runs/mini                       # runs/mini/plots/aha.{png,pdf}; the aha step in words
+    python plots/aha.py runs/mini --base A --trained B  # pass@k from what `tinyr1.py eval` wrote
+    python plots/aha.py answers.jsonl --field text      # samples from elsewhere: what they do, as a table
 
 The *aha step* is the first evaluation at which the held-out responses show more of a behaviour than the base
 model's, problem by problem, by more than chance explains over all evaluations and behaviours looked at.
@@ -30,13 +30,13 @@ from tasks import _attempts
 
 # ---------------------------------------------------------------- behaviours of one response
 
-# Words that announce self-reflection. English: as published. Chinese: our translations; the sources have none.
+# Words that announce self-reflection. English: as published. Chinese: ours, the sources have none.
 KEYWORDS = {
     # sail-sg/understand-r1-zero, analysis/keyword_count.py (2503.20783, "Oat-Zero")
-    "oat": "recheck rethink reassess reevaluate re-evaluate reevaluation re-examine reexamine reconsider reanalyze "
-    "double-check check_again think_again verify_again go_over_the_steps "
+    "oat": "recheck rethink reassess reevaluate re-evaluate reevaluation re-examine reexamine reconsider "
+    "reanalyze double-check check_again think_again verify_again go_over_the_steps "
     "重新检查 再检查 重新思考 再想想 重新评估 重新考虑 重新审视 再验证 再核对",
-    # SimpleRL-Zoo's authors (2503.18892), as their 2505.15612 prints them: five words of 2502.03373 and two more
+    # SimpleRL-Zoo's authors (2503.18892), as their 2505.15612 uses them: 2502.03373's five words and two more
     "simplerl": "recheck rethink try_again wait alternatively retry however 再试 等等 等一下 或者 然而 但是",
 }
 
@@ -44,7 +44,7 @@ KEYWORDS = {
 def pool(words: str) -> re.Pattern:
     """Any of the words, of which `_` joins several; whole words where a script has them."""
     found = [re.escape(word).replace("_", r"\s") for word in words.split()]
-    return re.compile("|".join(rf"\b{word}\b" if word.isascii() else word for word in found), re.IGNORECASE)
+    return re.compile("|".join(rf"\b{word}\b" if word.isascii() else word for word in found))
 
 
 POOLS = {name: pool(words) for name, words in KEYWORDS.items()}
@@ -57,21 +57,27 @@ TAGS = re.compile(r"</?\w+>|\\[a-z]+")
 MIXED = 0.05  # share of a response's letters from which on a second script counts as mixing
 
 
-def measure(text: str, example: dict | None = None) -> dict[str, float]:
-    """What a response does; a key that does not apply to it is left out.
+def find_words(text: str) -> dict[str, list[tuple[int, int]]]:
+    """{pool: spans of its words in the text}."""
+    small = text.lower()  # far faster than a pattern that ignores case
+    small = small if len(small) == len(text) else text
+    return {name: [word.span() for word in words.finditer(small)] for name, words in POOLS.items()}
+
+
+def measure(text: str, example: dict, reading, words: dict) -> dict[str, float]:
+    """What a response does; a key that does not apply to it is left out. reading: tasks._attempts.read's,
+    None if it is not Countdown; words: find_words'.
 
     Of Countdown (`nums` and `target` in the example): attempts, checks, backtracks (attempts left for another
-    one), repeats (combinations tried before), equations and wrong_equations, verdicts_right, from_success (the
+    one), repeats (combinations tried before), equations, wrong_equations, verdicts_right, from_success (the
     answer copies an attempt that came to the target). Of other tasks: equations, wrong_equations, and steps,
     the equations that are more than a product stated at once. Of all: oat and simplerl (words of KEYWORDS),
     code and mixed (1.0 if it writes code, if it mixes scripts), reflects (1.0 if it checks, backtracks,
     decomposes or says one of oat's words).
     """
-    example = example if isinstance(example, dict) else {}
-    found = {name: float(len(words.findall(text))) for name, words in POOLS.items()}
-    if countdown_like(example):
-        reading, target = _attempts.read(text, example), example["target"]
-        equations, checks = reading.equations, reading.checks
+    found = {name: len(spans) for name, spans in words.items()}
+    if reading:
+        target, equations, checks = example["target"], reading.equations, reading.checks
         found |= {"attempts": len(reading.attempts), "checks": len(checks)}
         found["backtracks"] = sum(_attempts.abandoned(reading, target))
         found["repeats"] = sum(_attempts.repeats(reading))
@@ -84,11 +90,17 @@ def measure(text: str, example: dict | None = None) -> dict[str, float]:
         found["steps"] = reflects = sum(not at_once(equation, example) for equation in equations)
     found |= {"equations": len(equations), "wrong_equations": sum(not e.holds for e in equations)}
     found["reflects"] = bool(reflects or found["oat"])
+    found |= {"code": bool(CODE.search(text)), "mixed": mixes(text)}
+    return {key: float(value) for key, value in found.items()}
+
+
+def mixes(text: str) -> bool:
+    """Whether a second script has a share of the letters; tags and LaTeX commands do not count."""
+    if text.isascii():
+        return False
     plain = TAGS.sub("", text)
     letters = sorted(len(script.findall(plain)) for script in SCRIPTS)
-    found["code"] = bool(CODE.search(text))
-    found["mixed"] = letters[-2] > MIXED * sum(letters)
-    return {key: float(value) for key, value in found.items()}
+    return letters[-2] > MIXED * sum(letters)
 
 
 def countdown_like(example: dict) -> bool:
@@ -106,7 +118,9 @@ def at_once(equation, example: dict) -> bool:
 
 
 def read_samples(path: Path, field: str = "completion") -> list[dict]:
-    """Rows of a JSONL file whose `field` is a text, with their behaviours under "does"; [] without a file."""
+    """Rows of a JSONL file whose `field` is a text; [] without a file. Added: `key` of the problem, `reading`
+    (None if it is not Countdown), and what the response `does`.
+    """
     rows = []
     for line in path.read_text(errors="replace").split("\n") if path.exists() else ():
         try:
@@ -115,8 +129,13 @@ def read_samples(path: Path, field: str = "completion") -> list[dict]:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # empty, half-written by a run in progress, or of another kind
         if isinstance(text, str):
-            example = row.get("example") or row
-            rows.append(row | {"completion": text, "does": measure(text, example), "key": problem_key(row)})
+            example = row["example"] if isinstance(row.get("example"), dict) else row
+            reading = _attempts.read(text, example) if countdown_like(example) else None
+            words = find_words(text)
+            rows.append(row | {
+                "completion": text, "example": example, "key": problem_key(row), "reading": reading,
+                "words": words, "does": measure(text, example, reading, words),
+            })  # fmt: skip
     return rows
 
 
@@ -127,7 +146,9 @@ def problem_key(row: dict) -> str:
 
 
 def run_samples(folder: Path) -> list[dict]:
-    """A run's samples. Held-out rows of eval_samples.jsonl, if there, take the place of samples.jsonl's few."""
+    """A run's samples. Rows of eval_samples.jsonl, if there, take the place of samples.jsonl's few held-out
+    ones of the same step.
+    """
     full = read_samples(folder / "eval_samples.jsonl")
     steps = {row.get("step") for row in full}
     few = [
@@ -194,7 +215,9 @@ def paired(base: dict[str, float], now: dict[str, float]) -> np.ndarray:
 
 @dataclass
 class Series:
-    """points: [x, y, low, high], low and high None where there is no interval. kind: line, faint, or points."""
+    """points: [x, y, low, high], low and high None where there is no interval. kind: line (with its points),
+    smooth (without), points (alone), or faint.
+    """
 
     label: str
     color: int
@@ -296,8 +319,8 @@ def sentence(evals: dict) -> str:
     aha = first_aha(found)
     if not aha:
         return (
-            f"There was no aha moment: at none of the {len(steps) - 1} evaluations after the base model's did a "
-            f"behaviour exceed it by more than chance explains ({len(evals[steps[0]])} held-out problems)."
+            f"There was no aha moment: at none of the {len(steps) - 1} evaluations after the base model's "
+            f"did a behaviour exceed it by more than chance explains ({len(evals[steps[0]])} held-out problems)."
         )
     text = (
         f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.1f} → {aha.now:.1f} on "
@@ -344,14 +367,15 @@ def usefulness(evals: dict) -> Chart:
             if right:
                 points.append([step, *wilson(sum(right), len(right))])
         chart.series.append(Series(label, color, points))
-    chart.note = "P(right | it checks, backtracks or decomposes) against P(right | it does not); Wilson 95 %. No gap: superficial."
+    chart.note = (
+        "P(right | it checks, backtracks or decomposes) against P(right | it does not); Wilson 95 %. "
+        "No gap: superficial."
+    )
     return chart
 
 
 def by_length(evals: dict) -> Chart:
-    chart = Chart(
-        "Accuracy against length, within a checkpoint", "share that is right", x="tokens", share=True
-    )
+    chart = Chart("Accuracy by length, one checkpoint", "share that is right", x="tokens", share=True)
     for color, (step, name) in enumerate(
         list(zip(evals, ("base",)))[:1] + [(s, "trained") for s in list(evals)[1:][-1:]]
     ):
@@ -363,7 +387,10 @@ def by_length(evals: dict) -> Chart:
             if (chosen := (part == i) & np.isfinite(tokens) & np.isfinite(right)).any():
                 points.append([float(tokens[chosen].mean()), *wilson(right[chosen].sum(), int(chosen.sum()))])
         chart.series.append(Series(f"{name}, step {step:g}", color, points))
-    chart.note = "Held-out responses by quarters of length (ties together); Wilson 95 %. A search ends when it succeeds, so the longest are those that did not."
+    chart.note = (
+        "Held-out responses by quarters of length (ties together); Wilson 95 %. A search ends when it "
+        "succeeds, so the longest are those that did not."
+    )
     return chart
 
 
@@ -387,7 +414,10 @@ def lengths(evals: dict, run: Run) -> Chart:
                 Series(name, color, [[*p, *NO] for p in zip(x.tolist(), y.tolist())], "faint")
             )
             chart.series.append(Series(name, color, points))
-    chart.note = "Held-out responses with 95 % bootstrap intervals over problems; faint: training, where wrong includes cut off."
+    chart.note = (
+        "Held-out responses, 95 % bootstrap intervals over problems; faint: training, where wrong includes "
+        "cut off."
+    )
     return chart
 
 
@@ -411,7 +441,10 @@ def soundness(evals: dict) -> Chart:
                 points.append([step, *bootstrap_ratio(sums)])
         if color < 4 and points or any(p[1] for p in points):
             chart.series.append(Series(label, color, points))
-    chart.note = "Shares of the equations, of the verdicts, of the answers (they copy an attempt that came to the target), of the attempts; 95 % bootstrap intervals over problems."
+    chart.note = (
+        "Shares of the equations, of the verdicts, of the answers (those that copy an attempt which came to "
+        "the target), of the attempts; 95 % bootstrap intervals over problems."
+    )
     return chart
 
 
@@ -433,7 +466,9 @@ def coverage(evals: dict, run: Run, sides: list | None = None) -> Chart:
     """pass@k of base against trained; sides: [(name, {problem: samples})] instead of the run's own."""
     chart = Chart("Does RL only sharpen? pass@k", "problems solved", x="samples k", share=True, log_x=True)
     steps = list(evals)
-    own = [("base", evals[steps[0]])] * bool(steps) + [("trained", evals[steps[-1]])] * (len(steps) > 1)
+    own = [
+        (name, evals[step]) for name, step in zip(("base", "trained"), dict.fromkeys(steps[:1] + steps[-1:]))
+    ]
     largest = 1
     for color, (name, problems) in enumerate(sides or own):
         counts = [(sum(bool(s.get("correct")) for s in group), len(group)) for group in problems.values()]
@@ -457,7 +492,10 @@ def coverage(evals: dict, run: Run, sides: list | None = None) -> Chart:
             if points and isinstance(interval := side.get("accuracy_ci"), list) and len(interval) == 2:
                 points[0][2:] = map(number, interval)
             chart.series.append(Series(name, color, points))
-        chart.note = "As the run's summary has it, without intervals: the run kept one sample a problem. For k up to 64: --base, --trained."
+        chart.note = (
+            "From the run's summary, which has an interval for k = 1 alone: the run kept one sample a "
+            "problem. For k up to 64: aha.py --base, --trained."
+        )
         if not any(series.points for series in chart.series):
             chart.note = "Known when the run has finished."
     return chart
@@ -466,7 +504,8 @@ def coverage(evals: dict, run: Run, sides: list | None = None) -> Chart:
 def charts(run: Run, samples: list[dict], sides: list | None = None) -> list[Chart]:
     evals = evaluations(samples)
     found = [
-        gains(evals), usefulness(evals), soundness(evals), by_length(evals), lengths(evals, run), coverage(evals, run, sides),
+        gains(evals), usefulness(evals), soundness(evals),
+        by_length(evals), lengths(evals, run), coverage(evals, run, sides),
     ]  # fmt: skip
     for chart in found:
         for series in chart.series:
@@ -490,10 +529,15 @@ def draw(chart: Chart, ax) -> None:
             ax.plot(x, y, color=color, lw=0.9, alpha=0.3)
             continue
         spans = np.array([p for p in series.points if None not in p]).reshape(-1, 4)
-        ax.fill_between(spans[:, 0], spans[:, 2], spans[:, 3], color=color, alpha=0.08, lw=0)
-        ax.vlines(spans[:, 0], spans[:, 2], spans[:, 3], color=color, lw=1.3, alpha=0.7)
-        style = STYLES[lines.index(series) % len(STYLES)]  # lines that coincide are both seen
-        ax.plot(x, y, color=color, lw=2.2, ls=style, marker="o", ms=5, clip_on=False, zorder=3)
+        if series.kind != "points":
+            ax.fill_between(spans[:, 0], spans[:, 2], spans[:, 3], color=color, alpha=0.08, lw=0)
+        if series.kind != "smooth":
+            ax.vlines(spans[:, 0], spans[:, 2], spans[:, 3], color=color, lw=1.3, alpha=0.7)
+        style = (
+            STYLES[lines.index(series) % len(STYLES)] if series in lines else "-"
+        )  # coinciding lines are both seen
+        style, marker = ("" if series.kind == "points" else style), (None if series.kind == "smooth" else "o")
+        ax.plot(x, y, color=color, lw=2.2, ls=style, marker=marker, ms=5, clip_on=False, zorder=3)
     handles = {
         s.label: Line2D([], [], color=COLORS[s.color % len(COLORS)], lw=2.2, marker="o", ms=5, label=s.label)
         for s in chart.series

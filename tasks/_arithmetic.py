@@ -15,8 +15,9 @@ def evaluate(expression):
     """(exact value, its numbers in order, its operations in order) of ASCII digits with + - * / and brackets;
     None of any other text.
 
-    An operation is (sign, left, right), the two as numerator and denominator, perhaps not reduced. Refused: signs before a number (-3), leading zeros (007), gaps in a number (1 2), division by zero, and
-    all that is no plain arithmetic. Two stacks, of values and of operators: no depth of brackets overflows.
+    An operation is (sign, left, right), the two as numerator and denominator, perhaps not reduced. Refused:
+    signs before a number (-3), leading zeros (007), gaps in a number (1 2), division by zero, and all that is
+    no plain arithmetic. Two stacks, of values and of operators: no depth of brackets overflows.
     """
     if len(expression) > MAX_LENGTH or not re.fullmatch(r"[-+*/()0-9\s]+", expression):
         return None
@@ -75,7 +76,8 @@ def read_equation(text):
 
     text: digits, points, + - * / ( ) = and blanks, perhaps with loose ends as prose leaves them around it. In
     a chain `3*5 = 10+5 = 15` the operands and operations (see evaluate) are those of the first side that
-    computes, the value is the last, and it holds where all sides agree (to 1/100 if there are decimal points).
+    computes, the value is the last, and it holds where all sides agree (to 1/100 if there are decimal
+    points).
     """
     if len(text) > MAX_LENGTH:
         return None

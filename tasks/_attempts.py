@@ -40,9 +40,11 @@ VERDICT = re.compile(
             | (?:not|\w{2,5}n['’]t)\ (?:quite\ |exactly\ )?
               (?:equal|the|our|what|work|correct|right|enough|match|reach|valid|hit|it|quite|give|[0-9]+))\b
           | [✗✘❌≠] | !=(?=\s?[0-9]) | 不对 | 不等于 | 不是 | 不行 | 错 | 太[大小多少高低])
-    | (?P<yes>\b(?:yes | (?<!if\ this\ )(?<!if\ that\ )(?<!if\ it\ )works | correct | perfect | bingo | success
+    | (?P<yes>\b(?:yes | (?<!if\ this\ )(?<!if\ that\ )(?<!if\ it\ )works | correct | perfect | bingo
+            | success
             | great | done | indeed | good(?=[.!])
-            | (?:is|are|looks?|seems?)\ right | checks?\ out | as\ required | what\ we\ (?:want|need)(?:ed)? | (?:found|have)\ (?:the|a|our)\ solution
+            | (?:is|are|looks?|seems?)\ right | checks?\ out | as\ required
+            | what\ we\ (?:want|need)(?:ed)? | (?:found|have)\ (?:the|a|our)\ solution
             | (?:equals?(?:\ to)?|is|['’]s|matches|reach(?:es|ed)?|hits?|hit|gives?(?:\ us)?|giving\ us|gets?)
               \ (?:exactly\ )?(?:the|our)\ (?:desired\ |required\ )?(?:target|goal|[0-9]+)
             | target\ (?:number\ )?(?:is\ )?(?:reached|achieved|hit|met)
@@ -82,6 +84,7 @@ class Attempt:
     equations: list
     left: list  # what the chain may still use; [] once it has used every number
     checks: list = field(default_factory=list)
+    made: tuple | None = None  # combination(equations), once it was asked for
 
     @property
     def start(self):
@@ -98,6 +101,12 @@ class Attempt:
     @property
     def holds(self):
         return all(equation.holds for equation in self.equations)
+
+    @property
+    def combination(self):
+        if self.made is None:
+            self.made = combination(self.equations)
+        return self.made
 
 
 @dataclass(slots=True)
@@ -191,8 +200,11 @@ def repeats(reading):
     """For each attempt, whether an earlier one tried the same combination, up to the order in sums and
     products, whatever it came to.
     """
-    forms = [combination(attempt.equations) for attempt in reading.attempts]
-    return [form in forms[:i] for i, form in enumerate(forms)]
+    forms, again = set(), []
+    for attempt in reading.attempts:
+        again.append(attempt.combination in forms)
+        forms.add(attempt.combination)
+    return again
 
 
 def source_of_answer(completion, reading, target):
@@ -203,7 +215,7 @@ def source_of_answer(completion, reading, target):
         return None
     found = evaluate(_plain(answer).split("=")[0].strip())
     form = found and combination([Equation(0, 0, found[1], found[0], True, found[2])])
-    reached = any(a.value == target and combination(a.equations) == form for a in reading.attempts)
+    reached = any(a.value == target and a.combination == form for a in reading.attempts)
     return "reached" if form and reached else "other"
 
 
@@ -212,7 +224,7 @@ def combination(equations):
     made = {}  # value -> forms that have it and are not yet used
 
     def take(pair):
-        value = Fraction(*pair)
+        value = _value(pair)
         return made[value].pop() if made.get(value) else value
 
     for equation in equations:
@@ -222,7 +234,7 @@ def combination(equations):
             kind = sign in "+-"
             terms = _terms(a, kind, 1) + _terms(b, kind, 1 if sign in "+*" else -1)
             form = (kind, tuple(sorted(terms, key=repr)))
-            forms = made.setdefault(_apply(sign, Fraction(*left), Fraction(*right)), [])
+            forms = made.setdefault(_apply(sign, _value(left), _value(right)), [])
             if form not in forms:  # else it is worked out again
                 forms.append(form)
         if form:  # known from here on by the value stated, be it right or wrong
@@ -238,8 +250,13 @@ def _terms(form, kind, sign):
     return [(sign, form)]
 
 
+def _value(pair):
+    a, b = pair
+    return Fraction(a, b) if a % b else a // b
+
+
 def _apply(sign, a, b):
-    return a + b if sign == "+" else a - b if sign == "-" else a * b if sign == "*" else a / b
+    return a + b if sign == "+" else a - b if sign == "-" else a * b if sign == "*" else Fraction(a) / b
 
 
 # ---------------------------------------------------------------- reading
@@ -301,7 +318,7 @@ def _steps(equations):
     steps = set()
     for equation in equations:
         for sign, *sides in equation.operations:
-            a, b = (Fraction(*side) for side in sides)
+            a, b = map(_value, sides)
             steps.add((sign, *sorted((a, b))) if sign in "+*" else (sign, a, b))
     return steps
 

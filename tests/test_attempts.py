@@ -1,9 +1,9 @@
 """The parser of attempts against hand labels: tests/fixtures/labelled_attempts.jsonl.
 
-A label is the response itself with marks in it: ⟦an attempt⟧ and ⟨a verdict⟩. Behind ⟦ stand ! (an equation in
-it is wrong), ~ (the same combination as an earlier attempt, up to the order in sums and products) and ^ (left
-for another attempt); behind ⟨ stand + or - (target reached or not, says the response) and ? (so, wrongly).
-`answer` says whether the answer copies an attempt that came to the target ("reached") or not ("other").
+A label is the response itself with marks in it: ⟦an attempt⟧ and ⟨a verdict⟩. Behind ⟦ stand ! (an equation
+in it is wrong), ~ (the same combination as an earlier attempt, up to the order in sums and products) and ^
+(left for another attempt); behind ⟨ stand + or - (target reached or not, says the response)
+and ? (so, wrongly). `answer` says whether the answer copies an attempt that came to the target ("reached") or not ("other").
 """
 
 import json
@@ -96,7 +96,7 @@ def score(cases):
         other = [(a, b) for a, b in pairs if sorted(a[3]) != sorted(b[3])]
         if missed or extra or other or answer != case["answer"]:
             report.append(
-                f"--- {case['nums']} -> {case['target']}: answer {case['answer']} / {answer}\n{case['marked']}"
+                f"--- {case['nums']} -> {case['target']}: {case['answer']} / {answer}\n{case['marked']}"
                 + "".join(f"\n  missed {s} {text[s[1] : s[2]]!r}" for s in missed)
                 + "".join(f"\n  extra  {s} {text[s[1] : s[2]]!r}" for s in extra)
                 + "".join(f"\n  flags  {a[3]!r} / {b[3]!r} {text[a[1] : a[2]]!r}" for a, b in other)
