@@ -320,7 +320,8 @@ def sentence(evals: dict) -> str:
     if not aha:
         return (
             f"There was no aha moment: at none of the {len(steps) - 1} evaluations after the base model's "
-            f"did a behaviour exceed it by more than chance explains ({len(evals[steps[0]])} held-out problems)."
+            "did a behaviour exceed it by more than chance explains "
+            f"({len(evals[steps[0]])} held-out problems)."
         )
     text = (
         f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.1f} → {aha.now:.1f} on "

@@ -2,8 +2,9 @@
 
 A label is the response itself with marks in it: ⟦an attempt⟧ and ⟨a verdict⟩. Behind ⟦ stand ! (an equation
 in it is wrong), ~ (the same combination as an earlier attempt, up to the order in sums and products) and ^
-(left for another attempt); behind ⟨ stand + or - (target reached or not, says the response)
-and ? (so, wrongly). `answer` says whether the answer copies an attempt that came to the target ("reached") or not ("other").
+(left for another attempt); behind ⟨ stand + or - (it says that the target is reached, or not) and ? (it is
+wrong about the value). `answer`: whether the answer copies an attempt that came to the target ("reached") or
+not ("other").
 """
 
 import json
