@@ -15,6 +15,7 @@ import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from math import comb
 from pathlib import Path
 from statistics import NormalDist
@@ -43,8 +44,9 @@ KEYWORDS = {
 
 def pool(words: str) -> re.Pattern:
     """Any of the words, of which `_` joins several; whole words where a script has them."""
-    found = [re.escape(word).replace("_", r"\s") for word in words.split()]
-    return re.compile("|".join(rf"\b{word}\b" if word.isascii() else word for word in found))
+    words = words.split()
+    latin = "|".join(re.escape(word).replace("_", r"\s") for word in words if word.isascii())
+    return re.compile("|".join([rf"\b(?:{latin})\b", *(word for word in words if not word.isascii())]))
 
 
 POOLS = {name: pool(words) for name, words in KEYWORDS.items()}
@@ -174,12 +176,18 @@ DRAWS = 1000
 NO = (None, None)
 
 
+@cache
+def resamples(n: int) -> np.ndarray:
+    """How often each of n items is drawn in a resample, (DRAWS, n); seeded."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
+
+
 def bootstrap(values) -> tuple[float, float | None, float | None]:
-    """Mean and 95 % interval by resampling the values (one a problem); seeded. One value has no interval."""
+    """Mean and 95 % interval by resampling the values (one a problem). One value has no interval."""
     values = np.asarray(values, float)
     if len(values) < 2:
         return float(values.mean()), *NO
-    means = values[np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))].mean(1)
+    means = resamples(len(values)) @ values / len(values)
     return float(values.mean()), *(float(v) for v in np.quantile(means, (0.025, 0.975)))
 
 
@@ -451,8 +459,7 @@ def soundness(evals: dict) -> Chart:
 
 def bootstrap_ratio(sums: np.ndarray) -> tuple[float, float, float]:
     """Ratio of two sums over problems, sums (problems, 2), and its 95 % interval by resampling problems."""
-    picks = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
-    above, below = sums[picks].sum(1).T
+    above, below = (resamples(len(sums)) @ sums).T
     ratios = above[below > 0] / below[below > 0]
     total = sums.sum(0)
     return float(total[0] / total[1]), *(float(v) for v in np.quantile(ratios, (0.025, 0.975)))
@@ -552,8 +559,9 @@ def draw(chart: Chart, ax) -> None:
     else:
         ax.text(0.5, 0.5, "no data yet", transform=ax.transAxes, ha="center", color=GREY)
         ax.set_yticks([])
+    if handles and ax.dataLim.y0 >= 0:
+        ax.set_ylim(0, 1 if chart.share else None)
     if chart.share and handles:
-        ax.set_ylim(0, 1)
         ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
     if chart.log_x and handles:
         ks = sorted({p[0] for s in chart.series for p in s.points})

@@ -176,7 +176,7 @@ def charts(groups: dict[str, list[Run]]) -> list[aha.Chart]:
 
 def figure(groups: dict[str, list[Run]]) -> Figure:
     fig = Figure(figsize=(16, 9), layout="constrained")
-    fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.885), w_pad=0.1, h_pad=0.1)
+    fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.86), w_pad=0.1, h_pad=0.1)
     fig.text(0.012, 0.95, "The same problems, other settings", fontsize=20, weight="bold")
     seeds = ", ".join(f"{name}: {len(runs)} run{'s' * (len(runs) > 1)}" for name, runs in groups.items())
     fig.text(0.012, 0.93, aha.wrap(seeds, 150), fontsize=13, color=GREY, va="top")

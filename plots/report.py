@@ -179,6 +179,8 @@ def data(run: Run) -> dict:
         key: config.get(key)
         for key in ("model", "task", "task_args", "algo", "lr", "prompts", "group", "seed")
     }
+    if Path(str(facts["model"])).is_absolute():  # where it lay on one machine is nobody else's concern
+        facts["model"] = Path(facts["model"]).name
     facts["commit"] = str(run.environment.get("commit") or "")[:10]
     done = max((row["step"] for row in run.rows), default=0)
     head, figures = table(run)

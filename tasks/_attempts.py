@@ -31,26 +31,25 @@ MARKUP = re.compile(  # what stands around arithmetic in Markdown and LaTeX, and
 )
 SIGNS = TYPOGRAPHIC | str.maketrans("＝＋－＊／（）", "=+-*/()")
 VERDICT = re.compile(
-    r"""(?P<no>\b(?:no(?=\s?(?:[.,;:!)\n<]|that|\Z)) | nope | wrong | incorrect | fail(?:s|ed)
+    r"""\b(?:(?P<no>no(?=\s?(?:[.,;:!)\n<]|that|\Z)) | nope | wrong | incorrect | fails | failed | fail
             | too\ (?:low|high|small|large|big|much|little|far|many)
             | (?:less|more|greater|higher|lower|larger|smaller|bigger)\ than
-            | overshoots? | exceeds | (?:falls?|one|[0-9]+)\ short | off\ by
+            | overshoots | overshoot | exceeds | (?:falls|fall|one|[0-9]+)\ short | off\ by
             | (?:way|also|over|under|above|below)\ (?:over|by|the\ target)
             | but\ (?:we|i)\ (?:need|want|should)
-            | (?:not|\w{2,5}n['’]t)\ (?:quite\ |exactly\ )?
-              (?:equal|the|our|what|work|correct|right|enough|match|reach|valid|hit|it|quite|give|[0-9]+))\b
-          | [✗✘❌≠] | !=(?=\s?[0-9]) | 不对 | 不等于 | 不是 | 不行 | 错 | 太[大小多少高低])
-    | (?P<yes>\b(?:yes | (?<!if\ this\ )(?<!if\ that\ )(?<!if\ it\ )works | correct | perfect | bingo
-            | success
-            | great | done | indeed | good(?=[.!])
-            | (?:is|are|looks?|seems?)\ right | checks?\ out | as\ required
+            | (?:not|(?:is|was|are|does|do|did|would|could|ca|has|have)n['’]t)\ (?:quite\ |exactly\ )?
+              (?:equal|the|our|what|work|correct|right|enough|match|reach|valid|hit|it|quite|give|[0-9]+))
+        | (?P<yes>yes | (?<!if\ this\ )(?<!if\ that\ )(?<!if\ it\ )works | correct | perfect | bingo
+            | success | great | done | indeed | good(?=[.!])
+            | (?:is|are|looks|look|seems)\ right | checks?\ out | as\ required
             | what\ we\ (?:want|need)(?:ed)? | (?:found|have)\ (?:the|a|our)\ solution
-            | (?:equals?(?:\ to)?|is|['’]s|matches|reach(?:es|ed)?|hits?|hit|gives?(?:\ us)?|giving\ us|gets?)
+            | (?:equals?(?:\ to)?|is|['’]s|matches|reach(?:es|ed)?|hits?|gives?(?:\ us)?|giving\ us|gets?)
               \ (?:exactly\ )?(?:the|our)\ (?:desired\ |required\ )?(?:target|goal|[0-9]+)
             | target\ (?:number\ )?(?:is\ )?(?:reached|achieved|hit|met)
             | (?:that|this|it|which|equal)(?:['’]s|\ is|\ to|\ equals?|\ gives?(?:\ us)?)
-              \ (?:exactly\ |equal\ to\ )?(?P<is>[0-9]+))\b
-          | [✓✔✅] | 正确 | 成功 | 等于目标 | 没错 | 对了)""",
+              \ (?:exactly\ |equal\ to\ )?(?P<is>[0-9]+)))\b
+    | (?P<cross>[✗✘❌≠] | !=(?=\s?[0-9]) | 不对 | 不等于 | 不是 | 不行 | 错 | 太[大小多少高低])
+    | (?P<tick>[✓✔✅] | 正确 | 成功 | 等于目标 | 没错 | 对了)""",
     re.VERBOSE,
 )
 
@@ -351,7 +350,7 @@ def _check(text, equation, target):
         if verdict["is"] and int(verdict["is"]) != target:  # "that is 62": the value again, no verdict
             continue
         start = len(text) - len(text.lstrip(" \n.,;:!?()*→-"))
-        yes = verdict["yes"] is not None
+        yes = bool(verdict["yes"] or verdict["tick"])
         first, last = equation.end + min(start, verdict.start()), equation.end + verdict.end()
         return Check(first, last, yes, yes == (equation.value == target))
     return None

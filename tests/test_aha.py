@@ -90,7 +90,7 @@ def test_code_and_mixed_languages(text, code, mixed):
 
 
 def test_wilson_by_hand():
-    assert aha.wilson(0, 10) == (0, 0, pytest.approx(0.2775, abs=1e-4))
+    assert aha.wilson(0, 10) == pytest.approx((0, 0, 0.2775), abs=1e-4)
     assert aha.wilson(5, 10) == (0.5, pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert aha.wilson(10, 10)[2] == pytest.approx(1)
 

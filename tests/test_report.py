@@ -144,9 +144,9 @@ def test_five_thousand_samples_take_less_than_five_seconds(tmp_path):
 
     many = [sample(step, p, lines(p % 8 + 1)) for step in range(10) for p in range(500)]
     path = folder(tmp_path / "big", samples=many)
-    start = time.perf_counter()
+    start = time.process_time()  # the processor's: others may be at work on this machine
     report.write(path)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 # ---------------------------------------------------------------- in a browser
