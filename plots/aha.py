@@ -431,11 +431,11 @@ def lengths(evals: dict, run: Run) -> Chart:
 
 
 def soundness(evals: dict) -> Chart:
-    chart = Chart("Is the reasoning sound?", "share", share=True)
+    chart = Chart("Is the reasoning sound?", "share of each", share=True)
     ratios = {
-        "true equations": lambda d: (d["equations"] - d["wrong_equations"], d["equations"]),
-        "true verdicts": lambda d: (d.get("verdicts_right", 0), d.get("checks", 0)),
-        "copied successes": lambda d: (d.get("from_success", 0), "from_success" in d),
+        "equations": lambda d: (d["equations"] - d["wrong_equations"], d["equations"]),
+        "verdicts": lambda d: (d.get("verdicts_right", 0), d.get("checks", 0)),
+        "answers": lambda d: (d.get("from_success", 0), "from_success" in d),
         "repeats": lambda d: (d.get("repeats", 0), d.get("attempts", 0)),
         "code": lambda d: (d["code"], 1),
         "mixed languages": lambda d: (d["mixed"], 1),
@@ -451,8 +451,8 @@ def soundness(evals: dict) -> Chart:
         if color < 4 and points or any(p[1] for p in points):
             chart.series.append(Series(label, color, points))
     chart.note = (
-        "Shares of the equations, of the verdicts, of the answers (those that copy an attempt which came to "
-        "the target), of the attempts; 95 % bootstrap intervals over problems."
+        "Equations that hold, verdicts that are right, answers that copy an attempt which came to the "
+        "target, attempts that repeat an earlier one. 95 % bootstrap intervals over problems."
     )
     return chart
 

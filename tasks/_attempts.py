@@ -7,6 +7,7 @@ tests/fixtures/labelled_attempts.jsonl holds it to hand labels.
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 
 from tasks import TAIL, extract_answer
@@ -346,11 +347,18 @@ def _consume(numbers, equation):
 
 def _check(text, equation, target):
     """The first verdict in the text behind an equation; None if there is none."""
+    if found := _verdict(text, target):
+        start, end, yes = found
+        return Check(equation.end + start, equation.end + end, yes, yes == (equation.value == target))
+    return None
+
+
+@lru_cache(maxsize=1 << 14)
+def _verdict(text, target):
+    """(start, end, whether it says yes) of the first verdict in a text, with what leads up to it."""
     for verdict in VERDICT.finditer(text):
         if verdict["is"] and int(verdict["is"]) != target:  # "that is 62": the value again, no verdict
             continue
         start = len(text) - len(text.lstrip(" \n.,;:!?()*→-"))
-        yes = bool(verdict["yes"] or verdict["tick"])
-        first, last = equation.end + min(start, verdict.start()), equation.end + verdict.end()
-        return Check(first, last, yes, yes == (equation.value == target))
+        return min(start, verdict.start()), verdict.end(), bool(verdict["yes"] or verdict["tick"])
     return None
