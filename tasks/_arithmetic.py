@@ -12,18 +12,26 @@ RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2}
 
 @lru_cache(maxsize=1 << 14)
 def evaluate(expression):
-    """(exact value, its numbers in order) of ASCII digits with + - * / and brackets; None of any other text.
+    """(exact value, its numbers in order, its operations in order) of ASCII digits with + - * / and brackets;
+    None of any other text.
 
-    Refused: signs before a number (-3), leading zeros (007), gaps in a number (1 2), division by zero, and
-    all that is no plain arithmetic. Two stacks, of values and of operators: no depth of brackets overflows.
+    An operation is (sign, left, right), the two as numerator and denominator, perhaps not reduced. Refused:
+    signs before a number (-3), leading zeros (007), gaps in a number (1 2), division by zero, and all that is
+    no plain arithmetic. Two stacks, of values and of operators: no depth of brackets overflows.
     """
     if len(expression) > MAX_LENGTH or not re.fullmatch(r"[-+*/()0-9\s]+", expression):
         return None
-    values, operators, numbers = [], [], []  # values: numerator and denominator, far faster than Fraction
+    values, operators, numbers, operations = (
+        [],
+        [],
+        [],
+        [],
+    )  # values: numerator and denominator, far faster than Fraction
     due = True  # the next token must be a number or an opening bracket
 
     def apply():
         op, (c, d), (a, b) = operators.pop(), values.pop(), values.pop()
+        operations.append((op, (a, b), (c, d)))
         match op:
             case "+":
                 values.append((a * d + c * b, b * d))
@@ -59,24 +67,26 @@ def evaluate(expression):
             apply()  # a bracket left open finds too few values
     except (IndexError, ZeroDivisionError):
         return None
-    return None if due else (Fraction(*values[0]), tuple(numbers))
+    return None if due else (Fraction(*values[0]), tuple(numbers), tuple(operations))
 
 
 def read_equation(text):
-    """(operands, value stated, whether it holds) of an equation such as `(3+5)*2 = 16`; None of other texts.
+    """(operands, value stated, whether it holds, operations) of an equation such as `(3+5)*2 = 16`; None of
+    other texts.
 
     text: digits, points, + - * / ( ) = and blanks, perhaps with loose ends as prose leaves them around it. In
-    a chain `3*5 = 10+5 = 15` the operands are those of the first side that computes, the value is the last,
-    and it holds where all sides agree (to 1/100 if there are decimal points).
+    a chain `3*5 = 10+5 = 15` the operands and operations (see evaluate) are those of the first side that
+    computes, the value is the last, and it holds where all sides agree (to 1/100 if there are decimal
+    points).
     """
     if len(text) > MAX_LENGTH:
         return None
     sides = [_side(side) for side in text.rstrip(" =").split("=")]
-    operands = next((side[1] for side in sides if side and len(side[1]) > 1), None)
-    if len(sides) < 2 or operands is None or None in sides:
+    computes = next((side for side in sides if side and len(side[1]) > 1), None)
+    if len(sides) < 2 or computes is None or None in sides:
         return None
     value, margin = sides[-1][0], Fraction(1, 100) if "." in text else 0
-    return operands, value, all(abs(side[0] - value) <= margin for side in sides)
+    return computes[1], value, all(abs(side[0] - value) <= margin for side in sides), computes[2]
 
 
 @lru_cache(maxsize=1 << 14)
@@ -87,5 +97,5 @@ def _side(text):
     if text.count("(") != text.count(")"):  # a bracket of the sentence's, as in `(3+5=8)`
         text = text.strip("() ")
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text):
-        return Fraction(text) if "." in text else int(text), ()
+        return Fraction(text) if "." in text else int(text), (), ()
     return evaluate(text)

@@ -251,5 +251,5 @@ def verify(answer, nums, target):
     expression, *stated = answer[: MAX_LENGTH + 1].translate(TYPOGRAPHIC).split("=")
     if len(answer) > MAX_LENGTH or stated and [text.strip() for text in stated] != [str(target)]:
         return False
-    value, numbers = evaluate(expression) or (None, ())
+    value, numbers, _ = evaluate(expression) or (None, (), ())
     return value == target and sorted(numbers) == sorted(nums)

@@ -170,9 +170,9 @@ def stated(answer):
         return None
     text = LEAD.sub("", plain(answer).strip(" .\n"), count=1).strip().removeprefix("=")
     sides = [evaluate(side) for side in text.split("=")]
-    if None in sides or len({value for value, _ in sides}) > 1:
+    if None in sides or len({value for value, *_ in sides}) > 1:
         return None
-    return next((number for _, (number, *more) in sides if not more), None)
+    return next((number for _, (number, *more), _ in sides if not more), None)
 
 
 def last_number(completion):

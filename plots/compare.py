@@ -1,0 +1,214 @@
+"""Compare runs: seeds of the same settings grouped, the groups side by side and their differences.
+
+    python plots/compare.py runs/mini runs/mini-seed_1 runs/mini-seed_2 runs/guess --out comparison
+
+prints a table in Markdown and writes comparison/compare.{md,png,pdf}. The first group is what the others are
+compared with, on the held-out problems that all of them answered at their last evaluation.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from plots import aha
+from plots.curves import GREY, NotARun, Run, load_runs, save, smooth
+
+NO_SETTING = {"seed", "name", "out", "overwrite", "device", "save_every", "keep_samples"}
+FIGURES = {  # key of an evaluation -> (head, whether it is a share)
+    "accuracy": ("accuracy", True), "tokens": ("tokens", False), "attempts": ("attempts", False),
+    "attempts_within_search": ("attempts in a search", False), "search_share": ("that search", True),
+    "cut_share": ("cut off", True),
+}  # fmt: skip
+DIFFERENCES = {"correct": ("accuracy", True), "tokens": ("tokens", False), "attempts": ("attempts", False),
+               "backtracks": ("backtracks", False), "steps": ("decomposition steps", False)}  # fmt: skip
+PANELS = {
+    "accuracy": ("Accuracy", "share of responses", True), "reward": ("Reward", "reward per response", False),
+    "tokens": ("Response length", "tokens", False), "attempts": ("Attempts", "attempts per response", False),
+    "search_share": ("Responses that search", "share of responses", True),
+    "entropy": ("Entropy", "nats per token", False),
+}  # fmt: skip
+
+
+def grouped(runs: list[Run]) -> dict[str, list[Run]]:
+    """{name: runs that differ by the seed alone}, in the order given; the name tells what sets them apart."""
+    groups: list[tuple[dict, list[Run]]] = []
+    for run in runs:
+        knobs = {key: str(value) for key, value in run.config.items() if key not in NO_SETTING}
+        for known, members in groups:
+            if known == knobs:
+                members.append(run)
+                break
+        else:
+            groups.append((knobs, [run]))
+    keys = dict.fromkeys(key for knobs, _ in groups for key in knobs)
+    apart = [key for key in keys if len({knobs.get(key) for knobs, _ in groups}) > 1]
+    names = {}
+    for knobs, members in groups:
+        told = ", ".join(f"{key} {Path(knobs[key]).name}" for key in apart[:3] if key in knobs)
+        name = told if told and told not in names else members[0].name
+        names[name] = members
+    return names
+
+
+def last_evaluation(run: Run, key: str, which: int = -1) -> float:
+    values = run.series("eval/" + key)[1]
+    return values[which] if len(values) > (which == -1) else math.nan  # one evaluation is the base model's
+
+
+def spread(values: list[float], share: bool) -> str:
+    """Mean ± standard deviation over seeds, of those that have a value."""
+    known = [v * (100 if share else 1) for v in values if math.isfinite(v)]
+    if not known:
+        return "–"
+    unit = " %" if share else ""
+    return f"{np.mean(known):.1f}{f' ± {np.std(known, ddof=1):.1f}' if len(known) > 1 else ''}{unit}"
+
+
+# ---------------------------------------------------------------- differences
+
+
+def answers(runs: list[Run]) -> list[dict[str, list[dict]]]:
+    """For each run {problem: its held-out samples at the last evaluation}; runs with one are left out."""
+    found = [aha.evaluations(aha.run_samples(run.path)) for run in runs]
+    return [evals[max(evals)] for evals in found if len(evals) > 1]
+
+
+def difference(one: list[dict], other: list[dict], key: str):
+    """other - one on their common problems: (mean, low, high, number of problems); None without any.
+
+    one, other: a {problem: samples} a seed. 95 % bootstrap interval that resamples problems, paired, and the
+    seeds of each group.
+    """
+    sides = [[aha.per_problem(problems, key) for problems in side] for side in (one, other)]
+    if not all(sides):
+        return None
+    common = sorted(set.intersection(*(set(values) for side in sides for values in side)))
+    if len(common) < 2:
+        return None
+    rng, means, drawn = np.random.default_rng(0), [], []
+    problems = rng.integers(0, len(common), (aha.DRAWS, 1, len(common)))
+    for side in sides:
+        values = np.array([[seed[name] for name in common] for seed in side])  # (seeds, problems)
+        seeds = rng.integers(0, len(values), (aha.DRAWS, len(values), 1))
+        means.append(values.mean())
+        drawn.append(values[seeds, problems].mean((1, 2)))
+    low, high = np.quantile(drawn[1] - drawn[0], (0.025, 0.975))
+    return float(means[1] - means[0]), float(low), float(high), len(common)
+
+
+def table(groups: dict[str, list[Run]]) -> str:
+    """Both tables in Markdown: the groups, and their differences from the first."""
+    keys = [
+        k for k in FIGURES if any(len(run.series("eval/" + k)[0]) for runs in groups.values() for run in runs)
+    ]
+    lines = ["| runs | seeds | base accuracy | " + " | ".join(FIGURES[k][0] for k in keys) + " |"]
+    lines.append("|---" * (len(keys) + 3) + "|")
+    for name, runs in groups.items():
+        cells = [spread([last_evaluation(run, "accuracy", 0) for run in runs], True)]
+        cells += [spread([last_evaluation(run, k) for run in runs], FIGURES[k][1]) for k in keys]
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    lines += ["", "After training, on held-out problems: mean ± standard deviation over seeds."]
+    if len(groups) > 1:
+        (first, runs), *others = groups.items()
+        reference, rows = answers(runs), []
+        for name, members in others:
+            theirs = answers(members)
+            rows.append((name, {key: difference(reference, theirs, key) for key in DIFFERENCES}))
+        keys = [key for key in DIFFERENCES if any(row[key] for _, row in rows)]
+        n = max((row[key][3] for _, row in rows for key in keys if row[key]), default=0)
+        if keys:
+            lines += ["", f"| minus {first} | " + " | ".join(DIFFERENCES[key][0] for key in keys) + " |"]
+            lines.append("|---" * (len(keys) + 1) + "|")
+        for name, row in rows if keys else ():
+            lines.append(
+                f"| {name} | " + " | ".join(gap(row[key], DIFFERENCES[key][1]) for key in keys) + " |"
+            )
+        known = (
+            f"Differences on the {n} held-out problems whose answers both kept, with 95 % bootstrap "
+            "intervals over problems (paired) and seeds."
+        )
+        lines += ["", known if keys else "No differences: the runs have no held-out problem in common yet."]
+    return "\n".join(lines)
+
+
+def gap(found, share: bool) -> str:
+    if not found:
+        return "–"
+    scale, unit = (100, " points") if share else (1, "")
+    mean, low, high = (scale * v for v in found[:3])
+    return f"{mean:+.1f}{unit} [{low:+.1f}, {high:+.1f}]"
+
+
+# ---------------------------------------------------------------- the figure
+
+
+def over_seeds(runs: list[Run], key: str, smoothed: bool) -> list[list[float]]:
+    """[step, mean, lowest, highest] over the runs, at the steps that all of them have."""
+    found = []
+    for run in runs:
+        x, y = run.series(key)
+        if len(x):
+            found.append(dict(zip(x.tolist(), (smooth(x, y) if smoothed else y).tolist())))
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    values = [[one[step] for one in found] for step in steps]
+    return [
+        [s, float(np.mean(v)), *((min(v), max(v)) if len(v) > 1 else aha.NO)] for s, v in zip(steps, values)
+    ]
+
+
+def charts(groups: dict[str, list[Run]]) -> list[aha.Chart]:
+    found = []
+    for key, (title, unit, share) in PANELS.items():
+        chart = aha.Chart(title, unit, share=share)
+        for color, (name, runs) in enumerate(groups.items()):
+            chart.series.append(aha.Series(name, color, over_seeds(runs, key, True), "smooth"))
+            for prefix in ("probe/", "eval/"):
+                chart.series.append(aha.Series(name, color, over_seeds(runs, prefix + key, False), "points"))
+        chart.series = [series for series in chart.series if series.points]
+        found.append(chart)
+    return found
+
+
+def figure(groups: dict[str, list[Run]]) -> Figure:
+    fig = Figure(figsize=(16, 9), layout="constrained")
+    fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.86), w_pad=0.1, h_pad=0.1)
+    fig.text(0.012, 0.95, "The same problems, other settings", fontsize=20, weight="bold")
+    seeds = ", ".join(f"{name}: {len(runs)} run{'s' * (len(runs) > 1)}" for name, runs in groups.items())
+    fig.text(0.012, 0.93, aha.wrap(seeds, 150), fontsize=13, color=GREY, va="top")
+    caption = (
+        "Lines: training, smoothed, mean over seeds. Dots: held-out problems. Bands and bars: lowest to "
+        "highest seed."
+    )
+    fig.text(0.012, 0.012, caption, fontsize=11, color=GREY)
+    for ax, chart in zip(fig.subplots(2, 3).flatten(), charts(groups)):
+        aha.draw(chart, ax)
+    return fig
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, help="folder to write into (default: plots/ of the first run)")
+    args = parser.parse_args(argv)
+    try:
+        runs = load_runs(args.runs)
+        groups, folder = grouped(runs), args.out or runs[0].path / "plots"
+        text = table(groups)
+        save(figure(groups), folder, "compare")
+        (folder / "compare.md").write_text(text + "\n", encoding="utf-8")
+        print(f"{text}\n\n{folder}/compare.md, .png and .pdf")
+    except (NotARun, OSError) as error:
+        print(f"Nothing compared: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""plots/aha.py and plots/compare.py: what is measured, the statistics, and figures from odd runs."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from test_plots import ODD, run_rows
+from test_report import folder, sample, some_samples
+
+from plots import aha, compare
+from plots import curves as plots
+
+EXAMPLE = {"nums": [3, 5, 8], "target": 16}
+
+
+def does(text, example=EXAMPLE):
+    reading = aha._attempts.read(text, example) if aha.countdown_like(example) else None
+    return aha.measure(text, example, reading, aha.find_words(text))
+
+
+# ---------------------------------------------------------------- behaviours
+
+
+def test_countdown_is_parsed():
+    text = "<think>3+5=8, 8*8=64, want 16: no\n5+3=8, 8*8=63, want 16: no\n5-3=2, 8*2=16, want 16: yes\n"
+    text += "</think>\n"
+    found = does(text + "<answer>(5-3)*8</answer>")
+    expected = {
+        "attempts": 3,
+        "checks": 3,
+        "verdicts_right": 3,
+        "backtracks": 2,
+        "repeats": 1,
+        "equations": 6,
+    }
+    expected |= {"wrong_equations": 1, "from_success": 1, "reflects": 1, "code": 0, "mixed": 0, "oat": 0}
+    assert {key: found[key] for key in expected} == expected
+    assert does(text + "<answer>8+5+3</answer>")["from_success"] == 0 and "from_success" not in does(text)
+    guess = does("3+5=8, 8*8=64</think><answer>(3+5)*8</answer>")
+    assert not guess["reflects"] and guess["from_success"] == 0 and guess["attempts"] == 1
+
+
+def test_multiplication_counts_decomposition_steps():
+    problem = {"a": 23, "b": 47}
+    at_once = does("<think>23*47=1081</think>\n<answer>1081</answer>", problem)
+    assert (at_once["steps"], at_once["reflects"], "attempts" in at_once) == (0, 0, False)
+    worked = does("<think>23*40=920\n23*7=151\n920+151=1071</think>\n<answer>1071</answer>", problem)
+    assert (worked["steps"], worked["equations"], worked["wrong_equations"], worked["reflects"]) == (
+        3,
+        3,
+        1,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    "text, oat, simplerl",
+    [
+        ("Let me RECHECK this. Rechecking prechecked rethinker.", 1, 1),
+        ("Let's double-check, think  again and go over the\nsteps; re-evaluate!", 3, 0),
+        ("Wait, that waiter awaits. However, alternatively: try again.", 0, 4),
+        ("让我们重新检查一下，等等，再试。", 1, 2),
+        ("", 0, 0),
+    ],
+)
+def test_keywords_are_whole_words_in_any_case(text, oat, simplerl):
+    found = does(text, {})
+    assert (found["oat"], found["simplerl"]) == (oat, simplerl)
+
+
+@pytest.mark.parametrize(
+    "text, code, mixed",
+    [
+        ("```python\nx = 1\n```", 1, 0),
+        ("First:\n    for i in range(3):\n", 1, 0),
+        ("print(3+5)", 1, 0),
+        ("We import nothing, and for each in turn: no. A fingerprint (3).", 0, 0),
+        ("<think>我们需要得到十六</think><answer>8*2</answer>", 0, 0),  # the tags are no language
+        ("First we try 三加五等于八 and then we stop", 0, 1),
+        ("The angle is α, and that is all there is to be said about it here", 0, 0),
+    ],
+)
+def test_code_and_mixed_languages(text, code, mixed):
+    found = does(text, {})
+    assert (found["code"], found["mixed"]) == (code, mixed)
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_wilson_by_hand():
+    assert aha.wilson(0, 10) == pytest.approx((0, 0, 0.2775), abs=1e-4)
+    assert aha.wilson(5, 10) == (0.5, pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
+    assert aha.wilson(10, 10)[2] == pytest.approx(1)
+
+
+def test_bootstrap_covers_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    intervals = [aha.bootstrap(rng.normal(size=60))[1:] for _ in range(200)]
+    assert 0.89 < np.mean([low < 0 < high for low, high in intervals]) <= 0.99
+    assert aha.bootstrap([2.0]) == (2, None, None)
+
+
+def test_pass_at_k_by_hand():
+    assert [aha.pass_at_k(1, 4, k) for k in (1, 2, 4)] == [0.25, 0.5, 1]
+    assert aha.pass_at_k(0, 64, 64) == 0 and aha.pass_at_k(64, 64, 1) == 1
+
+
+def loaded(tmp_path, samples, **more):
+    path = folder(tmp_path / "run", samples=samples, **more)
+    return plots.load_run(path), aha.run_samples(path)
+
+
+def test_the_aha_step_is_the_first_that_chance_does_not_explain(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def responses(step, share):
+        reflective = rng.random(60) < share
+        return [
+            sample(step, p, correct=True) if r else sample(step, p, "3+5=8, 8*8=64")
+            for p, r in enumerate(reflective)
+        ]
+
+    samples = [
+        s for step, share in ((0, 0.3), (10, 0.32), (20, 0.9), (30, 1)) for s in responses(step, share)
+    ]
+    evals = aha.evaluations(loaded(tmp_path, samples)[1])
+    found = aha.first_aha(aha.aha_steps(evals))
+    assert found.step == 20 and 0 < found.low < found.now - found.base and found.problems == 60
+    assert aha.sentence(evals).startswith("Aha step 20: ")
+    assert aha.best_sample(evals, 20)["does"]["backtracks"] == 1
+    still = [s for step in (0, 10, 20) for s in responses(step, 0.4)]
+    evals = aha.evaluations(loaded(tmp_path / "still", still)[1])
+    assert "no aha moment" in aha.sentence(evals) and not aha.aha_steps(evals)
+
+
+def test_false_aha_moments_are_rare(tmp_path):
+    """Where nothing changes, of 200 runs with 6 evaluations at most about one in twenty finds one."""
+    rng, false = np.random.default_rng(3), 0
+    for _ in range(200):
+        problems = {
+            step: {
+                str(p): [{"does": {"attempts": a}, "split": "test"}]
+                for p, a in enumerate(rng.geometric(0.5, 64))
+            }
+            for step in range(7)
+        }
+        false += bool(aha.aha_steps(problems))
+    assert false <= 20
+
+
+def by_title(charts):
+    return {chart.title: chart for chart in charts}
+
+
+def test_panels_hold_the_right_numbers(tmp_path):
+    run, samples = loaded(tmp_path, some_samples())
+    panels = by_title(aha.charts(run, samples))
+    gains = {series.label: series.points for series in panels["What responses do more of"].series}
+    assert gains["attempts"][0][:2] == [0, 0] and gains["attempts"][1][:2] == [5, pytest.approx(2 / 3)]
+    reflects, does_not = panels["Does reflecting help?"].series
+    assert [p[:2] for p in reflects.points] == [[5, 1], [12, 1]] and does_not.points[0][1] == 0
+    low, high = gains["checks"][1][2:]
+    assert low < 4 / 3 < high  # 20 of 30 problems gained two checks
+
+
+def test_pass_at_k_from_evaluations_with_many_samples(tmp_path):
+    run, samples = loaded(tmp_path, some_samples())
+    for name, share in (("base", 0.25), ("trained", 0.5)):
+        rows = [sample(0, p, correct=i < 64 * share) for p in range(12) for i in range(64)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sides = aha.sides_of({"base": tmp_path / "base", "trained": tmp_path / "trained"})
+    base, trained = aha.coverage(aha.evaluations(samples), run, sides).series
+    assert [p[0] for p in base.points] == [1, 2, 4, 8, 16, 32, 64]
+    assert base.points[0][1] == pytest.approx(0.25) and trained.points[-1][1] == 1
+
+
+def test_all_samples_of_an_evaluation_take_the_place_of_the_few(tmp_path):
+    path = folder(tmp_path / "run", samples=some_samples())
+    rows = [sample(0, p, correct=i < 2) | {"split": "test"} for p in range(30) for i in range(4)]
+    (path / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evals = aha.evaluations(aha.run_samples(path))
+    assert [sum(map(len, problems.values())) for problems in evals.values()] == [120, 30, 30]
+
+
+# ---------------------------------------------------------------- figures and commands
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Figures are laid out, and not drawn."""
+
+    def lay_out(fig, path, dpi):
+        path.touch()
+        if path.suffix == ".png":
+            fig.draw_without_rendering()
+
+    monkeypatch.setattr(plots.Figure, "savefig", lay_out)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_are_drawn(tmp_path, name, quick, capsys):
+    rows, tail = ODD[name]
+    path = folder(tmp_path / "odd", rows, some_samples(2) if name == "one step" else (), tail)
+    assert aha.main([str(path)]) == 0 and (path / "plots/aha.pdf").exists()
+    other = folder(tmp_path / "other", samples=some_samples(), seed=1)
+    assert compare.main([str(path), str(other)]) == 0 and (path / "plots/compare.md").exists()
+    assert "aha" in capsys.readouterr().out
+
+
+def test_the_figures_are_whole(tmp_path):
+    path = folder(tmp_path / "run", samples=some_samples())
+    assert aha.main([str(path), "--out", str(tmp_path / "out")]) == 0
+    assert compare.main([str(path), "--out", str(tmp_path / "out")]) == 0
+    sizes = {p.name: p.stat().st_size for p in (tmp_path / "out").iterdir()}
+    assert set(sizes) == {"aha.png", "aha.pdf", "compare.png", "compare.pdf", "compare.md"}
+    assert all(size > 10_000 for name, size in sizes.items() if not name.endswith(".md"))
+
+
+def test_samples_from_elsewhere(tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(
+        '{"text": "Wait, let me recheck.", "prompt": "p"}\n{"text": "```\\n1\\n```"}\nnot json\n[]\n'
+    )
+    assert aha.main([str(path), "--field", "text"]) == 0
+    out = capsys.readouterr().out
+    assert "mean of 2 responses to 2 problems" in out and "| oat | 0.500" in out and "| code | 0.500" in out
+    assert aha.main([str(path)]) == 2 and "give its key with --field" in capsys.readouterr().err
+    assert aha.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_seeds_are_grouped_and_groups_compared(tmp_path):
+    good = [folder(tmp_path / f"mini{i}", samples=some_samples(), seed=i) for i in range(3)]
+    flat = [s | {"correct": False} for s in some_samples()]
+    bad = [folder(tmp_path / f"guess{i}", samples=flat, seed=i, model="runs/guess") for i in range(2)]
+    groups = compare.grouped(plots.load_runs([*good, *bad]))
+    assert {name: len(runs) for name, runs in groups.items()} == {"model minibase": 3, "model guess": 2}
+    text = compare.table(groups)
+    assert "| model minibase | 3 | 20.0 ± 0.0 % | 80.0 ± 0.0 % |" in text
+    mean, low, high, n = compare.difference(*(compare.answers(runs) for runs in groups.values()), "correct")
+    assert n == 30 and mean == pytest.approx(-2 / 3) and low < mean < high < 0
+    assert f"| model guess | {100 * mean:+.1f} points [" in text
+
+
+def test_differences_are_on_common_problems_alone(tmp_path):
+    one = [{"a": [sample(0)], "b": [sample(0, correct=False)], "c": [sample(0)]}]
+    other = [{"a": [sample(0, correct=False)], "b": [sample(0, correct=False)], "d": [sample(0)]}]
+    for side in (one, other):
+        for samples in side[0].values():
+            samples[0]["does"] = {}
+    mean, low, high, n = compare.difference(one, other, "correct")
+    assert n == 2 and mean == -0.5 and -1 <= low <= high <= 0
+    assert compare.difference(one, [{"z": other[0]["d"]}], "correct") is None
+    assert math.isnan(
+        compare.last_evaluation(plots.load_run(folder(tmp_path / "x", run_rows()[:1])), "accuracy")
+    )

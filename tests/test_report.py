@@ -1,0 +1,317 @@
+"""plots/report.py: whole pages from any run folder, hostile responses shown and never run, and the page in a
+real browser (Chromium, headless; skipped where there is none).
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from test_plots import CONFIG, run_rows
+
+from plots import report
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
+HOSTILE = [
+    "<script>window.owned = 1</script>",
+    "</script><script>window.owned = 2</script>",
+    '<img src=x onerror="window.owned = 3"><svg/onload=window.owned=4>',
+    "<!--<script>",
+    "]]>{{DATA}}{{CSP}}\u2028\u2029\0\ud800 ‮ abc 𝟛+5=8",
+    "`${window.owned = 5}` javascript:window.owned=6",
+]
+
+
+def sample(
+    step, problem=0, text="3+5=8, 8*8=64, want 16: no\n5-3=2, 8*2=16, want 16: yes", correct=True, **more
+):
+    return {
+        "step": step, "split": "test", "problem": problem, "example": {"nums": [3, 5, 8], "target": 16},
+        "prompt": f"Make {16 + problem} from 3, 5, 8.\n",
+        "completion": f"<think>{text}\n</think>\n<answer>8*(5-3)</answer>",
+        "tokens": 40 + step + problem, "finished": True, "correct": correct, "verifier_error": 0.0,
+    } | more  # fmt: skip
+
+
+def folder(path, rows=None, samples=(), tail="", **config) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"config": CONFIG | config, "environment": {}}))
+    rows = run_rows() if rows is None else rows
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    if samples:
+        (path / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples) + tail)
+    return path
+
+
+def some_samples(problems=30):
+    guess = "3+5=8, 8*8=64"
+    return [
+        sample(step, p, *(() if step and p % 3 else (guess,)), correct=bool(step and p % 3))
+        for step in (0, 5, 12) for p in range(problems)
+    ]  # fmt: skip
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+
+
+NAN = float("nan")
+ODD = {
+    "nothing logged": ([], []),
+    "one step": (run_rows()[1:2], []),
+    "no numbers": ([dict.fromkeys(row, NAN) | {"step": i} for i, row in enumerate(run_rows())], []),
+    "an odd interval": ([{"step": 0, "eval/accuracy": 0.5, "eval/accuracy_ci": [None, "x", 3]}], []),
+    "one sample": (run_rows(), [sample(0)]),
+    "odd samples": (
+        run_rows(),
+        [
+            sample(0), sample(5, tokens=None), sample(5, tokens=NAN, correct=None), sample(NAN), [],
+            {"completion": 3},
+            {"step": 1, "completion": "no split"}, sample(5, example=None), sample(0, example={"nums": "x"}),
+            sample(0, prompt=None), sample(2.5), {"step": "x", "split": "test", "completion": ""},
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_make_whole_pages(tmp_path, name):
+    rows, samples = ODD[name]
+    path = folder(tmp_path / "run", rows, samples, tail='{"step": 13, "rew')
+    assert report.main([str(path)]) == 0
+    content = data_of((path / "report.html").read_text())
+    assert content["summary"] and content["aha"]["sentence"] and content["live"]
+    assert [p.name for p in path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_not_a_run_is_one_clear_line(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_the_page_says_what_the_run_did(tmp_path):
+    content = data_of(report.write(folder(tmp_path / "mini", samples=some_samples())).read_text())
+    assert "held-out accuracy went from 20% to 80%" in content["summary"]
+    assert content["aha"]["sentence"].startswith("Aha step 5: ")
+    best = next(s for s in content["samples"] if s[0] == content["aha"]["problem"] and s[1] == 5)
+    assert best[2] == best[6] == 1  # right, and an aha
+    assert len(content["problems"]) == 30 and len(content["samples"]) == 90
+    assert {"Accuracy", "Response length", "Entropy"} <= {chart["title"] for chart in content["curves"]}
+    assert {"lr", "loss", "dead_groups"} <= {chart["title"] for chart in content["metrics"]}
+    control = [sample(step, p, "3+5=8, 8*8=64", correct=False) for step in (0, 5) for p in range(30)]
+    content = data_of(report.write(folder(tmp_path / "guess", samples=control)).read_text())
+    assert "no aha moment" in content["aha"]["sentence"] and content["aha"]["problem"] is None
+
+
+def test_a_response_cannot_leave_its_place(tmp_path):
+    samples = [sample(0, i, text, prompt=text) for i, text in enumerate(HOSTILE)]
+    text = report.write(folder(tmp_path / "<b>&run", samples=samples, model=HOSTILE[1])).read_text()
+    assert text.count("<script") == 2 and text.count("</script>") == 2 and "<img" not in text
+    content = data_of(text)
+    assert [s[8] for s in content["samples"]] == [s["completion"] for s in samples]
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text)
+
+
+def test_spans_count_as_javascript_does():
+    text = "𝟛𝟛 3+5=8, 8*8=64, want 16: no"
+    (row,) = report.browser([made(text)])[1]
+    start, end, kind = row[9][:3]
+    units = row[8].encode("utf-16-le")
+    assert kind == report.ATTEMPT and units[2 * start : 2 * end].decode("utf-16-le") == "3+5=8, 8*8=64"
+
+
+def made(text):
+    example = {"nums": [3, 5, 8], "target": 16}
+    reading = report.aha._attempts.read(text, example)
+    words = report.aha.find_words(text)
+    does = report.aha.measure(text, example, reading, words)
+    found = {"completion": text, "example": example, "reading": reading, "words": words, "does": does}
+    return found | {"key": "k", "step": 0, "split": "test"}
+
+
+def test_five_thousand_samples_take_less_than_five_seconds(tmp_path):
+    def lines(n):
+        return "\n".join(f"3+5=8, 8*8={value}, want 16: no" for value in range(n))
+
+    many = [sample(step, p, lines(p % 8 + 1)) for step in range(10) for p in range(500)]
+    path = folder(tmp_path / "big", samples=many)
+    start = time.process_time()  # the processor's: others may be at work on this machine
+    report.write(path)
+    assert time.process_time() - start < 5
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+class Browser:
+    """Chromium by its debugging pipe: JSON messages that end with a NUL, on descriptors 3 and 4."""
+
+    def __init__(self, profile):
+        (read, self.out), (self.inn, write) = os.pipe(), os.pipe()
+
+        def plumb():
+            for end, number in ((os.dup(read), 3), (os.dup(write), 4)):
+                os.dup2(end, number)
+
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+        ]
+        self.process = subprocess.Popen(
+            [CHROMIUM, *flags, "about:blank"], preexec_fn=plumb, close_fds=False, stderr=subprocess.DEVNULL
+        )
+        os.close(read), os.close(write)
+        self.buffer, self.count, self.errors, self.session = b"", 0, [], None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **params):
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": params}
+        message |= {"sessionId": self.session} if self.session else {}
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        while (answer := self.receive()).get("id") != self.count:
+            self.note(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def receive(self):
+        while b"\0" not in self.buffer:
+            chunk = os.read(self.inn, 1 << 16)
+            assert chunk, "the browser has gone"
+            self.buffer += chunk
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def note(self, event):
+        """Anything that a developer would see in red, and any request but for the page itself."""
+        method, params = event.get("method"), event.get("params", {})
+        if (
+            method == "Runtime.exceptionThrown"
+            or method == "Log.entryAdded"
+            and params["entry"]["level"] == "error"
+        ):
+            self.errors.append(params)
+        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith("file:"):
+            self.errors.append(params["request"]["url"])
+
+    def open(self, path, fragment="", width=1280, height=900, dark=False):
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.call("Emulation.setEmulatedMedia", features=scheme)
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=path.as_uri() + fragment)
+        self.wait("document.documentElement?.dataset.ready && document.querySelector('figure svg')")
+
+    def run(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait(self, expression, seconds=20):
+        end = time.monotonic() + seconds
+        while not self.run(f"!!({expression})"):
+            assert time.monotonic() < end, expression
+            time.sleep(0.02)
+
+    def picture(self, path):
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        data = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+        Path(path).write_bytes(base64.b64decode(data))
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.out), os.close(self.inn)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not CHROMIUM:
+        pytest.skip("no Chromium")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+TEXT = "document.querySelector('section').textContent"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_works_in_a_browser(browser, tmp_path, width):
+    browser.errors.clear()
+    hostile = [sample(step, 100 + i, text, prompt=text) for step in (0, 12) for i, text in enumerate(HOSTILE)]
+    page = report.write(folder(tmp_path / "run", samples=some_samples() + hostile))
+    browser.open(page, width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width  # nothing to be scrolled sideways
+    # the sample of the aha step stands open, every evaluation beside it, coloured
+    assert browser.run("document.querySelectorAll('.card').length") == 3
+    assert browser.run("document.querySelectorAll('.card .k1').length") > 0
+    # another problem by a click in the list, and back by the browser's history
+    browser.run("[...document.querySelectorAll('.list a')][0].click()")
+    browser.wait("location.hash === '#p=0'")
+    assert "Make 16 from 3, 5, 8." in browser.run(TEXT)
+    # search, filter, deep link
+    browser.run(
+        "const s = document.querySelector('input[type=search]'); s.value = 'make 21';"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    browser.wait("location.hash.includes('make')")
+    assert browser.run("document.querySelector('[role=status]').textContent") == "1 of 36 problems"
+    browser.open(page, "#f=wrong&h=1&p=2", width=width)
+    assert browser.run("document.querySelector('select').value") == "wrong" and "Make 18" in browser.run(TEXT)
+    browser.open(page, "#p=99999&f=nonsense&q=%3Cscript%3E", width=width)
+    # hostile responses are shown, letter by letter, and nothing of them runs
+    for i, text in enumerate(HOSTILE):
+        browser.open(page, f"#p={30 + i}", width=width)
+        assert text in browser.run(TEXT)
+    assert (
+        browser.run("window.owned") is None
+        and browser.run("document.querySelectorAll('img, section script').length") == 0
+    )
+    browser.run("document.querySelector('details').open = true")
+    browser.wait("document.querySelectorAll('details figure svg').length > 5")
+    assert browser.errors == []
+
+
+def test_five_thousand_samples_without_lag(browser, tmp_path):
+    browser.errors.clear()
+    page = report.write(
+        folder(tmp_path / "big", samples=[sample(s, p) for s in range(10) for p in range(500)])
+    )
+    browser.open(page)
+    assert browser.run("document.querySelectorAll('.list a').length") < 60  # only what is to be seen
+    paint = "await new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
+    for action in (
+        "document.querySelector('.list').scrollTop = 20000",
+        "location.hash = '#p=321'",
+        "location.hash = '#q=8*2=16'",
+        "location.hash = '#f=longest'",
+    ):
+        took = browser.run(
+            f"(async () => {{ let t = performance.now(); {action}; {paint};"
+            " return performance.now() - t })()"
+        )
+        assert took < 500, (action, took)
+    assert browser.errors == []
