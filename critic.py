@@ -33,9 +33,12 @@ def process_return(process, mask, G: int, gamma: float):
     """PRIME's advantage (N,T) by process rewards (N,T): the discounted sum, from each token on, of the
     rewards less the mean over the group's other samples of their mean reward a token. 2502.01456.
     """
-    mean = (process * mask).sum(1) / mask.sum(1).clamp(min=1)  # (N,)
-    mean = mean.view(-1, G)
-    others = ((mean.sum(1, keepdim=True) - mean) / (G - 1)).view(-1, 1)  # (N,1)
+    mean = ((process * mask).sum(1) / mask.sum(1).clamp(min=1)).view(
+        -1, G
+    )  # (B,G), 0 of a row without tokens
+    count = mask.any(1).view(-1, G)  # (B,G)
+    count = (count.sum(1, keepdim=True) - count.int()).clamp(min=1)  # of the others
+    others = ((mean.sum(1, keepdim=True) - mean) / count).view(-1, 1)  # (N,1)
     return gae((process - others) * mask, torch.zeros_like(process), mask, gamma, 1.0)
 
 
@@ -43,7 +46,7 @@ class Aux:
     """A model with an optimizer of its own. `own` is what it trains and what a checkpoint holds."""
 
     def __init__(self, own: nn.Module, cfg):
-        self.own = own.train()
+        self.own, self.skipped = own.train(), 0
         parameters, lr = own.parameters(), cfg.aux_lr or cfg.lr
         fused = next(own.parameters()).is_cuda
         self.optimizer = torch.optim.AdamW(
@@ -51,11 +54,18 @@ class Aux:
         )
 
     def step(self, cfg, loss: float) -> None:
-        """An optimizer step, unless the gradient is not finite."""
+        """An optimizer step, unless the gradient is not finite: then `skipped` counts it."""
         norm = torch.nn.utils.clip_grad_norm_(self.own.parameters(), cfg.grad_clip).item()
         if math.isfinite(norm) and math.isfinite(loss):
             self.optimizer.step()
+        else:
+            self.skipped += 1
         self.optimizer.zero_grad(set_to_none=True)
+
+    def skips(self) -> int:
+        """Steps without an update since it was last asked."""
+        found, self.skipped = self.skipped, 0
+        return found
 
     def state_dict(self) -> dict:
         return {"own": self.own.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -128,18 +138,20 @@ class ImplicitPRM(Aux):
         super().__init__(copy.deepcopy(model), cfg)
 
     def judge(self, batch) -> dict:
-        """Learn from the batch's outcomes, then judge its tokens."""
+        """Judge the batch's tokens, then learn from its outcomes, in one pass: the paper's default, its
+        `single forward`.
+        """
         cfg, loss, right = batch.cfg, 0.0, 0
+        process = torch.zeros_like(batch.roll.logp)  # (N,T)
         for rows, at, ids, mask in batch.micro(batch.rows):
             reward = cfg.prm_beta * (batch.logp(self.own, ids, mask)[0] - batch.ref_logp[at])  # (n,T)
+            process[at] = reward.detach().to(process.dtype) * batch.active[at]
             odds = (reward * batch.active[at]).sum(1)  # (n,)
             label = batch.outcome.view(-1)[rows]
             part = F.binary_cross_entropy_with_logits(odds, label.to(odds.dtype), reduction="sum")
             (part / len(batch.rows)).backward()
             loss, right = loss + part.item() / len(batch.rows), right + ((odds > 0) == label).sum().item()
         self.step(cfg, loss)
-        logp = batch.stored(lambda ids, mask: batch.logp(self.own, ids, mask)[0])
-        process = cfg.prm_beta * (logp - batch.ref_logp) * batch.active  # (N,T)
         batch.process = process_return(process, batch.active, cfg.group, cfg.gamma)
         mean = process.sum().item() / max(1, int(batch.active.sum()))
         return {

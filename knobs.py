@@ -18,8 +18,9 @@ class Parser(HfArgumentParser):
 
 
 def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, argv: list[str]):
-    """(config, preset's name or ""): Config's defaults < the row of --algo < the preset < the command line.
-    `tables`: knob -> the names that it takes. Errors: UserError.
+    """(config, preset's name or ""): Config's defaults < the algorithm's row < the preset < the command line;
+    the row of an --algo that was typed comes behind the preset. `tables`: knob -> the names that it takes.
+    Errors: UserError.
     """
     parser = Parser(
         Config,
@@ -32,23 +33,22 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
     )
     for action in parser._actions:
         action.choices = [*tables[action.dest]] if action.dest in tables else action.choices
-    known = parser.parse_known_args(argv)[0]
-    preset, run = dict(presets.get(known.preset) or {}), None
-    if command == "eval" and known.preset and known.preset not in presets:
-        preset, run = run_config(Config, presets, Path(known.preset)), Path(known.preset).resolve().name
-        known.preset = None
-    elif known.preset and known.preset not in presets:
-        near = difflib.get_close_matches(known.preset, presets, 1)
+    parser.parse_known_args(argv)  # which also gives help
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    args, unknown = parser.parse_known_args(argv)
+    typed = vars(args)  # the knobs given by hand, and no others
+    name = typed.pop("preset", None)
+    preset, run = dict(presets.get(name) or {}), None
+    if command == "eval" and name and name not in presets:
+        preset, run = run_config(Config, presets, Path(name)), Path(name).resolve().name
+        name = None
+    elif name and name not in presets:
+        near = difflib.get_close_matches(name, presets, 1)
         raise UserError(
-            f"Unknown preset {known.preset!r}.{f' Did you mean {near[0]}?' if near else ''} "
+            f"Unknown preset {name!r}.{f' Did you mean {near[0]}?' if near else ''} "
             f"There are: {', '.join(presets)}."
         )
-    if "--task" in argv and known.task != preset.get("task", Config.task):
-        preset.pop("task_args", None)  # they are another task's
-    algo = known.algo if "--algo" in argv else preset.get("algo", Config.algo)
-    row = dict(algorithms[algo]) if known.preset or command == "train" else {}
-    parser.set_defaults(**row | preset)
-    args, unknown = parser.parse_known_args(argv)
     if unknown:
         options = [s for a in parser._actions for s in a.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
@@ -56,25 +56,31 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
             f"Unknown knob {unknown[0]!r}.{f' Did you mean {near[0]}?' if near else ''} "
             f"`python tinyr1.py {command} --help` lists them all."
         )
-    cfg = Config(**{f.name: getattr(args, f.name) for f in fields(Config)})
+    defaults = {f.name: default(f) for f in fields(Config)}
+    task = preset.get("task", defaults["task"])
+    if task not in [spec.split(":")[0] for spec in typed.get("task", task).split(",")]:
+        preset.pop("task_args", None)  # they are another task's
+    row = dict(algorithms[typed.get("algo", preset.get("algo", defaults["algo"]))])
+    # an algorithm that is asked for brings all of its row; the one that a preset has by itself is its own
+    settings = defaults | (preset | row if "algo" in typed else row | preset if name or not run else preset)
+    if typed.get("reward_mode", "task") != "task":
+        settings["overlong"] = "keep"  # a control has no other signal
+    cfg = Config(**settings | typed)
     if bad := [option for option in cfg.task_args if "=" not in option]:
         raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
     merged = dict(option.split("=", 1) for option in [*preset.get("task_args", []), *cfg.task_args])
     # options of the preset stay unless they are named again; `name=` takes one away
     cfg.task_args = [f"{k}={v}" for k, v in merged.items() if v]
-    defaults = {f.name: default(f) for f in fields(Config)}
     changed = {
-        k: v
-        for k, v in vars(cfg).items()
-        if v != (row | preset).get(k, defaults[k]) and k not in ("name", "out", "overwrite")
+        k: v for k, v in vars(cfg).items() if v != settings[k] and k not in ("name", "out", "overwrite")
     }
     cfg.name = cfg.name or "-".join(
-        [known.preset or run or short(Path(cfg.task).stem), *(f"{k}_{short(v)}" for k, v in changed.items())]
+        [name or run or short(Path(cfg.task).stem), *(f"{k}_{short(v)}" for k, v in changed.items())]
     )
     if len(cfg.name) > 100:  # a folder's name has a limit
         cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
     validate(cfg, command, changed)
-    return cfg, known.preset or ""
+    return cfg, name or ""
 
 
 def run_config(Config, presets: dict, folder: Path) -> dict:
@@ -88,6 +94,8 @@ def run_config(Config, presets: dict, folder: Path) -> dict:
             f"{type(error).__name__}: {error}."
         ) from error
     knobs |= {"name": "", "out": str(folder.resolve().parent), "device": "auto", "precision": "auto"}
+    if "own" in knobs:
+        knobs["own"] = knobs["task"]
     if (folder / "final").is_dir():
         return knobs | {"model": str(folder / "final")}
     if (state := folder / "checkpoint" / "state.pt").exists():
@@ -139,7 +147,7 @@ def validate(cfg, command: str, changed=()) -> None:
     for name, (low, high) in RANGES.items():
         if not low <= getattr(cfg, name) <= high:  # also refuses NaN
             raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
-    if cfg.overlong == "penalise" and cfg.overlong_buffer > cfg.max_new_tokens:
+    if command == "train" and cfg.overlong == "penalise" and cfg.overlong_buffer > cfg.max_new_tokens:
         raise UserError(
             f"--overlong_buffer {cfg.overlong_buffer} must not exceed --max_new_tokens {cfg.max_new_tokens}."
         )

@@ -15,7 +15,14 @@ from plots.summary import show
 from runfolder import HERE, write_json
 from tasks import extract_answer
 
-NO_CURVE = {"correct", "tokens", "finished", "problem", "sample"}  # of a record; reported by other names
+NO_CURVE = {
+    "correct",
+    "tokens",
+    "finished",
+    "problem",
+    "sample",
+    "answer",
+}  # of a record; reported by other names
 
 
 def sample_records(batch, texts, results, roll, G) -> list[dict]:
@@ -34,7 +41,7 @@ def summarise(records: list[dict]) -> dict:
     """
     numeric = (k for r in records for k, v in r.items() if isinstance(v, numbers.Number))
     keys = [k for k in dict.fromkeys(numeric) if k not in NO_CURVE]
-    m = {k: float(np.mean([r[k] for r in records if k in r])) for k in keys}
+    m = {k: float(np.mean([r[k] for r in records if isinstance(r.get(k), numbers.Number)])) for k in keys}
     length, finished, correct = (
         np.array([r[k] for r in records]) for k in ("tokens", "finished", "correct")
     )  # (N,)
@@ -72,18 +79,19 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def majority(answers: list, correct: list[bool], equivalent=None) -> float:
     """Chance that a majority vote over the answers is right (cons@n of DeepSeek-R1): ties share it, no
-    answer has no vote. `equivalent(a, b)` joins answers that are written differently.
+    answer has no vote. `equivalent(a, b)` joins answers that are written differently; a wrong answer never
+    joins right ones.
     """
-    votes = {}  # answer -> [votes, whether one of them was right]
+    votes = {}  # (answer, right) -> votes
     for answer, right in zip(answers, correct):
         if answer is None:
             continue
-        answer = str(answer)
-        if answer not in votes and equivalent:
-            answer = next((other for other in votes if equivalent(other, answer)), answer)
-        vote = votes.setdefault(answer, [0, False])
-        vote[0], vote[1] = vote[0] + 1, vote[1] or right
-    top = [ok for n, ok in votes.values() if n == max(n for n, _ in votes.values())]
+        key = str(answer), bool(right)
+        if key not in votes and equivalent:
+            alike = (other for other in votes if other[1] == key[1] and equivalent(other[0], key[0]))
+            key = next(alike, key)
+        votes[key] = votes.get(key, 0) + 1
+    top = [right for (_, right), n in votes.items() if n == max(votes.values())]
     return sum(top) / len(top) if top else 0.0
 
 

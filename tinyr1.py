@@ -129,7 +129,8 @@ class Config:
     overwrite: bool = knob(False, "delete a run folder of the same name first")
 
 
-# An algorithm is a row of knobs; a preset comes after it (`mini` has no KL), the command line after both.
+# An algorithm is a row of knobs. A preset comes after its own algorithm's row (`mini` is GRPO without KL),
+# the row of a typed --algo after the preset, the other knobs of the command line after all.
 # With ratio r = pi/pi_old, A = adv and w = weight, every row maximises, over the tokens t of the batch,
 #     sum_t w_t [ min(r_t A_t, clip(r_t) A_t) - kl k(pi_t/ref_t) ]     with --kl_in loss, or
 #     sum_t w_t   min(r_t A_t, clip(r_t) A_t)                          with --kl_in reward, where A comes from
@@ -141,19 +142,19 @@ class Config:
 # KL(ref || pi), k1 none. In the reward it is k1 that gives the gradient of KL(pi || ref).
 ALGORITHMS = {
     "grpo": dict(adv="zscore", weight="sequence", kl=0.04, kl_estimator="k3"),  # 2402.03300, eq. 3, 4, 21
-    "drgrpo": dict(adv="centred", weight="constant"),  # 2503.20783
-    "dapo": dict(adv="zscore", weight="token", clip_low=0.2, clip_high=0.28, drop_dead=True, resample=8,
-                 overlong="penalise"),  # 2503.14476, eq. 8, 11, 13
+    "drgrpo": dict(adv="centred", weight="constant", kl=0.0),  # 2503.20783
+    "dapo": dict(adv="zscore", weight="token", kl=0.0, clip_low=0.2, clip_high=0.28, drop_dead=True,
+                 resample=8, overlong="penalise"),  # 2503.14476, eq. 8, 11, 13
     "rloo": dict(adv="loo", weight="sum", kl=0.03, kl_estimator="k1", kl_in="reward"),  # 2402.14740
     "reinforce++": dict(adv="return", whiten=True, weight="token", kl=0.01, kl_estimator="k1",
                         kl_in="reward"),  # 2501.03262
-    "gspo": dict(adv="zscore", weight="sequence", ratio="sequence", clip_low=3e-4,
+    "gspo": dict(adv="zscore", weight="sequence", kl=0.0, ratio="sequence", clip_low=3e-4,
                  clip_high=4e-4),  # 2507.18071
-    "cispo": dict(adv="zscore", weight="token", surrogate="cispo", clip_low=1.0,
+    "cispo": dict(adv="zscore", weight="token", kl=0.0, surrogate="cispo", clip_low=1.0,
                   clip_high=4.0),  # 2506.13585: no lower bound; the upper one is that of 2510.13786
     "ppo": dict(adv="gae", whiten=True, weight="token", kl=0.001, kl_estimator="k1", kl_in="reward",
                 aux="critic"),  # 1707.06347, 1506.02438; gamma = lam = 1 and the KL as in TinyZero
-    "prime": dict(adv="loo", weight="token", aux="prm", band_low=0.2, band_high=0.8,
+    "prime": dict(adv="loo", weight="token", kl=0.0, aux="prm", band_low=0.2, band_high=0.8,
                   resample=3),  # 2502.01456
 }  # fmt: skip
 
@@ -335,9 +336,9 @@ def policy_loss(logp, old_logp, adv, weight, cfg: Config, ref_logp=None, entropy
     ratio = torch.exp(log_ratio).expand_as(logp)
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
     objective = SURROGATE[cfg.surrogate](ratio, clipped, adv, logp)
+    sums = {"clip_frac": (objective != SURROGATE[cfg.surrogate](ratio, ratio, adv, logp)).float()}
     if cfg.clip_dual:  # 1912.09729
         objective = torch.where(adv < 0, torch.maximum(objective, cfg.clip_dual * adv), objective)
-    sums = {"clip_frac": ((clipped != ratio) & (clipped * adv < ratio * adv)).float()}
     if ref_logp is not None:
         sums["kl"] = KL[cfg.kl_estimator](logp - ref_logp)
         objective = objective - cfg.kl * sums["kl"]
@@ -472,7 +473,10 @@ def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: i
     except ValueError as error:  # a prompt that does not fit
         raise UserError(f"Cannot sample: {error}.") from error
     rows = [ids[:-1] if ids[-1] in eos_ids else ids for ids in roll.completions()]
-    return roll, tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    # a thinking that the prompt has opened is the response's own
+    opened = ["<think>" * p.prompt.rstrip().endswith("<think>") for p in batch]
+    return roll, [opened[i // G] + text for i, text in enumerate(texts)]
 
 
 def sampling_dtype(model, cfg: Config) -> torch.dtype:
@@ -500,13 +504,13 @@ def score(task, batch: list[Problem], texts: list[str], G: int, mode: str = "tas
             result = task.reward(text, batch[i // G].example)
             checked = {"reward": float(result["reward"]), "correct": bool(result["correct"])}
             result = {"verifier_error": 0.0, **result, **checked}
-            if mode != "task":
-                seen = {"answer": tasks.extract_answer(text), **result}
-                result |= {"task_reward": result["reward"], "reward": CONTROLS[mode](seen, chance[i])}
-            results.append(result)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            results.append({"verifier_error": 1.0, "reward": 0.0, "correct": False, "error": message})
+            result = {"verifier_error": 1.0, "reward": 0.0, "correct": False, "error": message}
+        if mode != "task":
+            seen = {"answer": tasks.extract_answer(text), **result}
+            result |= {"task_reward": result["reward"], "reward": CONTROLS[mode](seen, chance[i])}
+        results.append(result)
     return results
 
 
@@ -654,6 +658,12 @@ KEEP_ERRORS = 8  # failed verdicts that it keeps of a step
 AUX = {"none": lambda model, cfg: None, "critic": Critic, "prm": ImplicitPRM}
 
 
+DIVERGED = (
+    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. The weights are "
+    "still good: they are in {}. Lower --lr, or try --precision fp32, under another --name."
+)
+
+
 def again(cfg: Config) -> str:
     return f"The same command{' without --overwrite' if cfg.overwrite else ''} goes on from it."
 
@@ -664,7 +674,7 @@ class Progress:
 
     kl: float  # the coefficient now; --kl_target moves it
     step: int = 0
-    bad: int = 0  # steps in a row without an update, because the gradient was not finite
+    bad: int = 0  # steps in a row in which a gradient was not finite
     sampled: int = 0  # tokens
     drawn: int = 0  # prompts: the data cursor
 
@@ -755,12 +765,11 @@ def train(cfg: Config) -> dict | None:
             with clock("update"):
                 batch = assess(replace(cfg, kl=at.kl), at.step, roll, records)
                 metrics = recall(batch, model, ref)
-                if aux:
-                    metrics |= aux.judge(batch)
+                metrics |= aux.judge(batch) if aux else {}
                 batch.adv = advantage(batch)
-                if aux:
-                    metrics |= aux.learn(batch)
+                metrics |= aux.learn(batch) if aux else {}
                 metrics |= update(model, optimizer, batch)
+                metrics["skipped"] += aux.skips() if aux else 0
 
             at.step, at.sampled = at.step + 1, at.sampled + int(roll.length.sum())
             at.drawn += len(asked)
@@ -779,11 +788,7 @@ def train(cfg: Config) -> dict | None:
             if at.bad >= cfg.bad_steps:
                 checkpoint()
                 run.export(model, tokenizer)
-                raise UserError(
-                    f"The gradient was NaN or infinite in {at.bad} steps in a row, so training stopped at "
-                    f"step {at.step}. The weights are still good: they are in {run.path / 'final'}. Lower "
-                    "--lr, or try --precision fp32, under another --name."
-                )
+                raise UserError(DIVERGED.format(at.bad, at.step, run.path / "final"))
             if cfg.probe_every and at.step % cfg.probe_every == 0 and not over():
                 with clock("probe"):
                     measure("probe", cfg.probe_problems, 1)

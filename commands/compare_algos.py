@@ -13,6 +13,7 @@ goes on where it was stopped: finished cells are not run again, and cells of oth
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -44,16 +45,26 @@ def finished(argv: list[str]) -> bool:
     """Whether the cell has been run. Errors: UserError if its folder holds a run of other settings."""
     cfg = tinyr1.parse("train", argv)[0]
     folder = Path(cfg.out) / cfg.name
-    if not (folder / "summary.json").exists():
+    if not (folder / "config.json").exists():
         return False
     saved = json.loads((folder / "config.json").read_text())["config"]
     changed = [k for k, v in asdict(cfg).items() if k not in FREE and saved.get(k) != v]
     if changed:
         raise UserError(
-            f"{folder} holds a finished run with other settings ({', '.join(changed)}): give another --out, "
-            "or remove it."
+            f"{folder} holds a run with other settings ({', '.join(changed)}): give another --out, or remove "
+            "it."
         )
-    return True
+    return (folder / "summary.json").exists()
+
+
+def run_cell(command: list) -> int:
+    """Its exit code. Ctrl-C reaches the cell through us alone, once, so that it saves before it stops."""
+    process = subprocess.Popen(command, start_new_session=True)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +87,7 @@ def main(argv: list[str]) -> int:
         print(f"[{i + 1}/{len(cells)}] {cell[0]}, seed {cell[1]}{': finished' * (cell in done)}", flush=True)
         if cell in done:
             continue
-        code = subprocess.run([sys.executable, HERE / "tinyr1.py", "train", *command]).returncode
+        code = run_cell([sys.executable, HERE / "tinyr1.py", "train", *command])
         if code == 130:
             print("stopped; the same command goes on")
             return 130

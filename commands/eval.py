@@ -30,7 +30,7 @@ from tinyr1 import Config, knob
 AT_ONCE = 1024  # samples between two writes
 GROUPS = ("level", "subject")  # fields of problems by which accuracy is reported, too
 GREEDY = " (greedy)"  # behind a set's name in eval_samples.jsonl
-FREE = {"out", "overwrite", "name", "device", "rescore"}  # what a resumed evaluation may differ in
+FREE = {"out", "overwrite", "name", "device", "rescore", "own"}  # what a resumed evaluation may differ in
 
 
 @dataclass
@@ -39,26 +39,29 @@ class Eval(Config):
     data: list[str] = knob([], "SET=FILE: read that set's problems from a file")
     greedy: bool = knob(False, "answer every problem once more, without chance")
     rescore: str = knob("", "an eval_samples.jsonl to grade again; needs no model")
+    own: str = knob("", "the task that --task_args are for, if --task names several (of a run: its own)")
     checkpoint: str = knob("", "state.pt of a run in training: its weights replace the model's")
 
 
 def sets(cfg: Eval) -> dict:
     """{name: (task module, cfg of this set)}. Errors: UserError, tasks.TaskError."""
-    files, found = {}, {}
+    files, found, specs = {}, {}, cfg.task.split(",")
+    names = [spec.split(":")[0] for spec in specs]
+    own = cfg.own if cfg.own in names else names[0] if len(names) == 1 else None
     for pair in cfg.data:
         name, _, path = pair.partition("=")
         if not path:
             raise UserError(f"--data takes SET=FILE, e.g. math500=math500.jsonl; got {pair!r}.")
         files[name] = path
-    for spec in cfg.task.split(","):
+    for spec in specs:
         name, *options = spec.split(":")
         if bad := [option for option in options if "=" not in option]:
             raise UserError(f"--task {spec}: options are written NAME:option=value, not {bad[0]!r}.")
-        module, own = tasks.find(name)
-        given = dict(option.split("=", 1) for option in cfg.task_args) if "," not in cfg.task else {}
-        options = own | given | dict(option.split("=", 1) for option in options)
+        module, data = tasks.find(name)
+        given = cfg.task_args if name == own else []
+        options = data | dict(option.split("=", 1) for option in [*given, *options])
         if name in files:
-            options |= {"data": files.pop(name)} | ({"test": "all"} if "test" in module.OPTIONS else {})
+            options |= {"data": files.pop(name), "test": "all"}
         found[spec] = module, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in options.items()])
     if files:
         raise UserError(f"--data names {', '.join(files)}, which --task {cfg.task} does not evaluate.")
@@ -79,13 +82,14 @@ class Folder:
         self.path = Path(cfg.out) / f"eval-{cfg.name}"
         self.samples = self.path / "eval_samples.jsonl"
         settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | {"written": fingerprint(cfg)}
+        self.settings = settings
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if cfg.overwrite:
                 self.samples.unlink(missing_ok=True)
             elif self.samples.exists():
                 self.check(settings)
-            write_json(self.path / "config.json", settings)
+                cfg.precision = settings["precision"]
         except OSError as error:
             message = f"Cannot write {self.path}: {error}. Choose another place with --out FOLDER."
             raise UserError(message) from error
@@ -95,6 +99,8 @@ class Folder:
             saved = json.loads((self.path / "config.json").read_text())
         except (OSError, ValueError):
             saved = {}
+        if settings["precision"] == "auto":
+            settings["precision"] = saved.get("precision", "auto")
         changed = [
             f"{'the weights' if k == 'written' else '--' + k} changed"
             for k, v in settings.items()
@@ -147,6 +153,12 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
     chunk = max(1, AT_ONCE // k)
     whole = len(known) if len(known) == len(held) * k else len(known) // (chunk * k) * chunk * k
     records, begun = known[:whole], len(known) - whole
+    for i, record in enumerate(known):
+        if record["example"] != json.loads(json.dumps(held[min(i // k, len(held) - 1)].example, default=str)):
+            raise UserError(
+                f"The problems of {name} have changed since {folder.samples} was begun: --overwrite it, or "
+                "give --name ANOTHER."
+            )
     bar = tqdm(total=len(held), initial=whole // k, desc=name, unit="problem", dynamic_ncols=True)
     for first in range(whole // k, len(held), chunk):
         part = held[first : first + chunk]
@@ -191,11 +203,15 @@ def rescore(cfg: Eval, asked: bool) -> None:
     """
     path, new, out = Path(cfg.rescore), [], {}
     by_set: dict[str, dict[str, list[dict]]] = {}
+    run = path.with_name("config.json")  # of a training run, whose samples do not name their task
+    own = json.loads(run.read_text()).get("config", {}).get("task") if run.exists() else None
     for record in read_samples(path):
+        name = record.get("task") or own or cfg.task
+        name += f" (step {record['step']})" if "step" in record else ""
         problem = str(record.get("problem", json.dumps(record["example"], default=str)))
-        by_set.setdefault(record.get("task", cfg.task), {}).setdefault(problem, []).append(record)
+        by_set.setdefault(name, {}).setdefault(problem, []).append(record)
     for name, problems in by_set.items():
-        task = tasks.find(cfg.task if asked else name.removesuffix(GREEDY).split(":")[0])[0]
+        task = tasks.find(cfg.task if asked else name.split(" (")[0].split(":")[0])[0]
         counts = [len(samples) for samples in problems.values()]
         if min(counts) < max(counts):
             raise UserError(
@@ -242,10 +258,17 @@ def main(argv: list[str]) -> int:
         rescore(cfg, "--task" in argv)
         return 0
     found, device = sets(cfg), pick_device(cfg.device)
+    folder = Folder(cfg)  # which knows the precision of what it goes on with
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
-    folder = Folder(cfg)
+    write_json(folder.path / "config.json", folder.settings | {"precision": cfg.precision})
     model, tokenizer = load(cfg)
-    held = {name: tinyr1.held_out(task, own, tokenizer) for name, (task, own) in found.items()}
+    held = {}
+    for name, (task, own) in found.items():
+        more = replace(own, eval_problems=own.eval_problems + 1)
+        every = tinyr1.held_out(task, more, tokenizer)
+        held[name] = every[: own.eval_problems]
+        if len(every) > own.eval_problems:
+            print(f"{name}: {own.eval_problems} of its problems; there are more (--eval_problems)")
     stored, out = folder.stored(), {}
     for name, (task, own) in found.items():
         own.device, own.precision = cfg.device, cfg.precision

@@ -14,13 +14,11 @@ from typing import NamedTuple
 from tasks._latex import (
     CLOSE,
     END,
-    MAX_LENGTH,
     MONEY,
     NUMBERS,
     OPEN,
     ROW,
     WORD,
-    TooComplex,
     plain,
     rational,
     split_unit,
@@ -498,34 +496,3 @@ def as_set(node):
         brackets = "(["[operators[0] != "<"] + ")]"[operators[1] != "<"]
         return Node("tuple", (brackets, sides[0], sides[2]), node.source)
     return None
-
-
-def _digits(value):
-    """A Fraction as text; Python writes out no integers of more than 4,300 digits in decimals."""
-    parts = (value.numerator, value.denominator)[: 1 + (value.denominator > 1)]
-    return "/".join(str(n) if n.bit_length() < 4000 else hex(n) for n in parts)
-
-
-def canonical(text):
-    """A form that is the same for plainly equal answers (1/2, 0.5, x = \\frac12): for a majority vote."""
-    try:
-        return _canonical(read(text))
-    except (TooComplex, RecursionError):
-        return squeeze(text)[:MAX_LENGTH]
-
-
-def _canonical(node):
-    if not isinstance(node, Node):
-        return str(node)
-    match node.kind:
-        case "relation" if _name(node):
-            return _canonical(_last(node))
-        case "number":
-            return _digits(node.value[0]) + "%" * node.value[1]
-        case "text" | "name":
-            return node.value[0] if node.kind == "text" else node.value
-        case "list" | "set" | "union":
-            return node.kind + "(" + ", ".join(sorted(map(_canonical, node.value))) + ")"
-        case "tuple":
-            return ", ".join(map(_canonical, node.value))
-    return squeeze(node.source)

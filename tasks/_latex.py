@@ -221,6 +221,13 @@ def rational(text):
         return None
 
 
+def small(value):
+    """The Fraction itself. Errors: TooComplex."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise TooComplex("a number too large")
+    return value
+
+
 class _Arithmetic:
     """Recursive descent over a stack of ATOM's matches; every method returns a Fraction."""
 
@@ -241,7 +248,7 @@ class _Arithmetic:
     def total(self):
         value = self.product()
         while self.peek() in ("+", "-"):
-            value += self.product()  # which takes the sign
+            value = small(value + self.product())  # which takes the sign
         return value
 
     def product(self):
@@ -252,9 +259,7 @@ class _Arithmetic:
             elif op not in ("(", r"\frac") and not op[0].isdigit():
                 raise SyntaxError
             factor = self.sign() * self.power() if op in ("/", r"\cdot") else self.power()
-            value = value / factor if op == "/" else value * factor
-            if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-                raise TooComplex("a number too large")
+            value = small(value / factor if op == "/" else value * factor)
         return value
 
     def power(self):

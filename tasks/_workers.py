@@ -93,7 +93,7 @@ class Workers:
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self):
-        self.started = False
+        self.started, self.starting = False, threading.Lock()
         self.all = [Worker([sys.executable, *self.command, str(self.seconds)]) for _ in range(self.count)]
         self.idle = queue.Queue()
         for worker in self.all:
@@ -103,8 +103,9 @@ class Workers:
         """The reply to a JSON-able request. Errors: WorkerError, within `total` seconds (the first question
         also waits until a worker has started).
         """
-        if not self.started:
-            self.start()
+        with self.starting:
+            if not self.started:
+                self.start()
         deadline = time.monotonic() + self.total
         try:
             worker = self.idle.get(timeout=self.total)

@@ -16,7 +16,8 @@ from itertools import count, islice
 from pathlib import Path
 
 from tasks import TAIL, TaskError, after_thinking, choose, extract_answer, held_out, read_options, read_rows
-from tasks._answers import MAX_LENGTH, TooComplex, canonical, same
+from tasks._answers import same
+from tasks._latex import MAX_LENGTH, TooComplex
 from tasks._workers import WorkerError, Workers
 
 # Rewards of an answer that is (correct, there but wrong, not there).
@@ -110,7 +111,7 @@ def examples(split, **options):
         orders = (random.Random(f"mathematics {o['seed']} {epoch}") for epoch in count())
         stream = (problem for rng in orders for problem in rng.sample(problems, len(problems)))
     else:
-        stream = iter(problems)
+        stream = iter(random.Random("mathematics test").sample(problems, len(problems)))  # of all subjects
     limited = islice(stream, o["limit"]) if o["limit"] else stream
     return ({**problem, **style} for problem in limited)
 
@@ -208,8 +209,8 @@ def _key(subject):
 def reward(completion, example):
     r"""{"reward", "correct", "answered", "answer", "verifier_error"} of any text, without an exception.
 
-    "answer" is for a majority vote: a form in which 1/2, 0.5 and x = \frac12 are alike; for those that need
-    algebra see `equivalent`. A verifier that fails leaves the answer unrewarded, and says why in "error".
+    "answer" is for a majority vote, in which `equivalent` ones count together. A verifier that fails leaves
+    the answer unrewarded, and says why in "error".
     """
     completion = completion if isinstance(completion, str) else ""
     right, wrong, none = REWARDS[example.get("reward", OPTIONS["reward"])]
@@ -225,7 +226,7 @@ def reward(completion, example):
         "reward": right if correct else wrong,
         "correct": correct,
         "answered": 1.0,
-        "answer": canonical(gold if correct else answer),
+        "answer": gold if correct else " ".join(answer.split())[:MAX_LENGTH],
         "verifier_error": float(bool(error)),
         **({"error": error} if error else {}),
     }

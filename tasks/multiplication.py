@@ -161,6 +161,16 @@ def reward(completion, example):
     }
 
 
+def gold(example):
+    """An answer that is right."""
+    return str(example["a"] * example["b"])
+
+
+def state(answer, example):
+    """A completion that states this answer."""
+    return f"<answer>{answer}</answer>"
+
+
 def stated(answer):
     """The integer that `answer` states, alone or in an equation that holds; None of any other text.
 

@@ -17,6 +17,7 @@ BASE = dict(precision="fp32", grad_clip=1e9, max_new_tokens=CAP, prompts=3, grou
 EXTRA = {  # what the rows' own values would leave idle or too small to see
     "ppo": dict(gamma=0.9, lam=0.8, kl=0.05),
     "prime": dict(prm_beta=0.7, gamma=0.9),
+    "cispo": dict(clip_high=0.15),
 }
 
 
