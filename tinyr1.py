@@ -164,11 +164,13 @@ TINYZERO = dict(
     kl=0.001, steps=200, eval_problems=512, eval_samples=1, probe_every=20, save_every=20, micro_tokens=16384,
     gradient_checkpointing=True, aux_lr=1e-5,
 )  # fmt: skip
+MINI = dict(
+    task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
+    schedule="cosine", max_new_tokens=512, overlong="penalise", overlong_buffer=128,
+)  # fmt: skip
 PRESETS = {
-    "mini": dict(
-        task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
-        schedule="cosine", max_new_tokens=512, overlong="penalise", overlong_buffer=128,
-    ),
+    "mini": MINI,
+    "mini-dip": dict(MINI, model="runs/dip-base"),  # models.MADE_HERE says how that base is made
     "mini-multiply": dict(
         task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"], kl=0.0, lr=4e-4,
         steps=60, schedule="cosine", max_new_tokens=160, overlong="penalise", overlong_buffer=32,
@@ -185,6 +187,7 @@ PRESETS = {
 }  # fmt: skip
 GPU_GB = {
     "mini": 0,
+    "mini-dip": 0,
     "mini-multiply": 0,
     "smollm2": 0,
     "0.5b": 22,
@@ -737,6 +740,7 @@ def train(cfg: Config) -> dict | None:
         ]
         run.log("eval_samples.jsonl", every)
         run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])  # the same problems at every evaluation
+        run.pictures.refresh()
         return records
 
     if not resumed:

@@ -2,12 +2,11 @@
 
     python plots/algorithms.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
 
-writes REPORT.png (held-out accuracy and response length against sampled tokens: means, and the range over
+writes REPORT.png, .pdf (held-out accuracy and response length against sampled tokens: means, and the range over
 the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is for people.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if __package__:
-    from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number
+    from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
 else:  # run as a script
-    from curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number
+    from curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
 
 HALF = 0.5  # the accuracy whose price the table gives
 NOTES = "## What this shows, and what it does not"
@@ -136,15 +135,12 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
 
 
 def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=None) -> None:
-    """REPORT.png and REPORT.md of these groups. Errors: NotARun."""
+    """REPORT.png, .pdf and .md of these groups. Errors: NotARun."""
     groups = {name: [load_run(path) for path in folder] for name, folder in paths.items() if folder}
     if not groups:
         raise NotARun("There is no finished run to compare.")
-    report.parent.mkdir(parents=True, exist_ok=True)
     png, md = report.with_suffix(".png"), report.with_suffix(".md")
-    aside = png.with_name(f".{png.name}.{os.getpid()}.png")
-    draw(groups).savefig(aside, dpi=110)
-    os.replace(aside, png)
+    save(draw(groups), report.parent, report.stem)
     first = next(iter(groups.values()))[0]
     e, budget = first.environment, first.config.get("token_budget")
     machine = e.get("gpu") or f"{e.get('cpus')} cores, {e.get('threads')} threads"
