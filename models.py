@@ -170,7 +170,8 @@ def stop_ids(model, tokenizer, template: str) -> list[int]:
             tokenizer.all_special_ids
         )
     text = tasks.TEMPLATES.get(template) or ""
-    ids |= {number for token, number in tokenizer.get_added_vocab().items() if token in text}
+    own = {number for token, number in tokenizer.get_added_vocab().items() if token in text}
+    ids |= {number for number in own if number in tokenizer.all_special_ids}  # not the miniature's "\n"
     return sorted(ids - {None})
 
 
