@@ -215,6 +215,11 @@ class Problem:
     ids: list[int]
 
 
+def pose(task, example: dict, cfg: Config, tokenizer) -> Problem:
+    prompt = tasks.render(cfg.template, task.question(example), tokenizer)
+    return Problem(example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids)
+
+
 def problems(task, split: str, cfg: Config, tokenizer):
     """Iterator of Problem; train starts again when a finite source is used up. Errors: UserError,
     tasks.TaskError.
@@ -233,10 +238,7 @@ def problems(task, split: str, cfg: Config, tokenizer):
                 f"The task {cfg.task} does not take the options {cfg.task_args}: {error}."
             ) from error
         for example in examples:
-            prompt = tasks.render(cfg.template, task.question(example), tokenizer)
-            yield Problem(
-                example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids
-            )
+            yield pose(task, example, cfg, tokenizer)
             count += 1
         if split == "test":
             return

@@ -2,8 +2,9 @@
 
     python plots/algorithms.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
 
-writes REPORT.png, .pdf (held-out accuracy and response length against sampled tokens: means, and the range over
-the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is for people.
+writes REPORT.png, REPORT.pdf (held-out accuracy and response length against sampled tokens: means, and the
+range over the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is
+for people.
 """
 
 import argparse

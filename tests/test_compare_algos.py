@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from test_train import QUICK
 
-import metrics
 import tinyr1
+from commands import compare_algos
 from plots import algorithms, curves
 
 
@@ -17,12 +17,12 @@ def in_process(monkeypatch):
     ran = []
 
     def run(command, *_, **more):
-        if "train" not in command:  # the plots of a run
+        if "train" not in command:  # git, for the run's record
             return subprocess.CompletedProcess(command, 0, "", "")
         ran.append(command[-1])
         return subprocess.CompletedProcess(command, tinyr1.main(list(map(str, command[2:]))))
 
-    monkeypatch.setattr(metrics.subprocess, "run", run)
+    monkeypatch.setattr(compare_algos.subprocess, "run", run)
     return ran
 
 
@@ -33,7 +33,7 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys)
     argv += [*QUICK, "--max_new_tokens", "4", "--token_budget", "100", "--lr", "1e-3", "--probe_every", "1"]
     assert tinyr1.main(argv) == 0
     names = [f"{algo}-s{seed}" for seed in "01" for algo in ("grpo", "ppo", "grpo-random")]
-    assert in_process == names and report.with_suffix(".png").stat().st_size > 10_000
+    assert in_process == names and report.with_suffix(".pdf").stat().st_size > 10_000
     text = report.with_suffix(".md").read_text()
     assert text.count("| grpo | 2 |") == 1 and "| grpo:random | 2 |" in text and algorithms.NOTES in text
     assert "compare_algos --algos grpo,ppo,grpo:random" in text and "100 sampled tokens" in text
