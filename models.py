@@ -156,8 +156,8 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
 
 
 def stop_ids(model, tokenizer, template: str) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS, the model's, and what the chat template, or the
-    template's own special tokens, put behind a turn.
+    """Every token that ends a response: the tokenizer's EOS, the model's, and what the chat template puts
+    behind a turn.
     """
     ids = {tokenizer.eos_token_id}
     for config in (model.config, model.generation_config):
@@ -169,9 +169,6 @@ def stop_ids(model, tokenizer, template: str) -> list[int]:
         ids |= set(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1]) & set(
             tokenizer.all_special_ids
         )
-    text = tasks.TEMPLATES.get(template) or ""
-    own = {number for token, number in tokenizer.get_added_vocab().items() if token in text}
-    ids |= {number for number in own if number in tokenizer.all_special_ids}  # not the miniature's "\n"
     return sorted(ids - {None})
 
 

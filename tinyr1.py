@@ -688,6 +688,16 @@ def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row:
     run.log("samples.jsonl", [{"step": at.step, "split": "train", **r} for r in kept])
 
 
+def record_held_out(run: Run, step: int, label: str, k: int, metrics: dict, records: list[dict]) -> None:
+    """Write an evaluation's row and all its samples, and let the report tell of it."""
+    run.log("metrics.jsonl", [{"step": step, **{f"{label}/{name}": v for name, v in metrics.items()}}])
+    head = {"step": step, "split": "test"}
+    every = [head | {"problem": i // k, "sample": i % k} | r for i, r in enumerate(records)]
+    run.log("eval_samples.jsonl", every)
+    run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])  # the same problems at every evaluation
+    run.pictures.refresh()
+
+
 def train(cfg: Config) -> dict | None:
     """Train, evaluate before and after, leave everything in the run folder.
 
@@ -735,14 +745,7 @@ def train(cfg: Config) -> dict | None:
 
     def measure(label: str, count: int, k: int) -> list[dict]:
         metrics, records = evaluate(model, tokenizer, task, held[:count], k, cfg)
-        run.log("metrics.jsonl", [{"step": at.step, **{f"{label}/{name}": v for name, v in metrics.items()}}])
-        every = [
-            {"step": at.step, "split": "test", "problem": i // k, "sample": i % k, **r}
-            for i, r in enumerate(records)
-        ]
-        run.log("eval_samples.jsonl", every)
-        run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])  # the same problems at every evaluation
-        run.pictures.refresh()
+        record_held_out(run, at.step, label, k, metrics, records)
         return records
 
     if not resumed:

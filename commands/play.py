@@ -95,6 +95,8 @@ class Answer:
         self.name, self.tokenizer, self.problem = name, tokenizer, problem
         self.ends, self.stops = stop_ids(model, tokenizer, cfg.template), tasks.STOPS.get(cfg.template, ())
         self.tokens = sample_tokens(model, problem.ids, cfg, seed)
+        # a thinking that the prompt has opened is the answer's own
+        self.opened = "<think>" * problem.prompt.rstrip().endswith("<think>")
         self.ids, self.text, self.length, self.finished = [], "", 0, False
 
     @property
@@ -107,10 +109,9 @@ class Answer:
             self.finished = True
             return
         self.ids.append(token)
-        self.text = self.tokenizer.decode(
-            self.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        self.finished = any(stop in self.text for stop in self.stops)
+        text = self.tokenizer.decode(self.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        self.text = self.opened + text
+        self.finished = any(stop in text for stop in self.stops)
 
     @property
     def shown(self) -> str:

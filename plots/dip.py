@@ -71,9 +71,8 @@ def figure(run: Run) -> Figure:
     below.set(title="What the responses do", ylabel="share of responses", ylim=(0, 1))
     below.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
     handles = [Patch(color=color, label=label) for label, color in WAYS.items()]
-    below.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, ncols=3
-    ).set_in_layout(False)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3, "borderpad": 0}
+    below.legend(handles=handles, ncols=3, **place).set_in_layout(False)
     for ax in (above, below) if sentence(run).startswith("The dip") else ():
         ax.axvline(turns(run)[1][0], color=GREY, lw=1.6, ls=(0, (1, 1.2)))
     if len(run.series("tokens")[0]):

@@ -55,7 +55,12 @@ TEMPLATES = {
 
 
 # What a base model writes when it goes on behind its answer, by template: a response ends there, too.
-STOPS = {"r1": ["\nUser:"], "tinyzero": ["\nUser:"], "abel": ["\nQuestion:"]}
+STOPS = {
+    "r1": ["\nUser:"],
+    "tinyzero": ["\nUser:"],
+    "qwen-math": ["<|im_end|>"],
+    "abel": ["\nQuestion:"],
+}
 
 
 def choose(kind, name, known):

@@ -121,6 +121,7 @@ def fake(name, tokenizer, text, cap=10**6):
     answer.name, answer.tokenizer, answer.problem = name, tokenizer, tinyr1.Problem({}, "", [])
     answer.ends, answer.stops, answer.cap = [tokenizer.eos_token_id], (), cap
     answer.tokens = iter([*tokenizer(text).input_ids, tokenizer.eos_token_id])
+    answer.opened = ""
     answer.ids, answer.text, answer.length, answer.finished = [], "", 0, False
     return answer
 
