@@ -4,6 +4,8 @@ import json
 import subprocess
 
 import pytest
+from test_aha import quick  # noqa: F401  (a fixture)
+from test_plots import ODD, make, run_rows  # noqa: F401
 from test_train import QUICK
 
 import tinyr1
@@ -75,3 +77,13 @@ def test_figures_of_a_run(tmp_path):
     )
     assert curves.load_runs([tmp_path])[0].name.endswith("(control: inverted reward)")
     assert "control: inverted reward" in curves.curves([run]).texts[0].get_text()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_are_drawn(make, tmp_path, name, quick):  # noqa: F811
+    rows, tail = ODD[name]
+    report = tmp_path / "report"
+    argv = ["--out", str(report), f"odd={make(rows, 'odd', tail)}", f"whole={make(run_rows(), 'whole')}"]
+    assert algorithms.main(argv) == 0
+    assert report.with_suffix(".png").exists() and report.with_suffix(".pdf").exists()
+    assert "| whole | 1 |" in report.with_suffix(".md").read_text()
