@@ -151,10 +151,12 @@ def test_the_shipped_model(tokenizer):
 def test_rebuilding_is_one_command(tmp_path, monkeypatch):
     monkeypatch.setattr(countdown, "TEST_SIZE", 8)  # the measurement afterwards is not what is tested here
     argv = ["minibase.py", "--out", str(tmp_path / "b"), "--tokens", "9e3", "--search_share", "0"]
+    argv += ["--code_share", "0.4"]
     monkeypatch.setattr("sys.argv", argv)
     minibase.main()
     record = json.loads((tmp_path / "b" / "record.json").read_text())
-    assert record["corpus"]["search_share"] == 0 and record["held_out"]["countdown"]["verifier_error"] == 0
+    assert record["corpus"]["search_share"] == 0 and record["corpus"]["code_share"] == 0.4
+    assert record["held_out"]["countdown"]["verifier_error"] == 0
     assert record["training"]["tokens"] >= 9000 and record["longest_search"]["attempts"] == 0
     AutoModelForCausalLM.from_pretrained(tmp_path / "b")
 
