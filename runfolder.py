@@ -223,7 +223,7 @@ class Pictures:
             os.setpriority(os.PRIO_PROCESS, self.process.pid, LOW_PRIORITY)
         except ProcessLookupError:  # it has ended already
             pass
-        except (OSError, AttributeError) as error:  # AttributeError: Windows has no such priorities
+        except OSError as error:
             self.mention(str(error))
 
     def mention(self, error: str) -> None:
@@ -237,7 +237,12 @@ class Pictures:
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)  # it takes its half-written file away
             self.process.wait()
-        done = subprocess.run([sys.executable, HERE / "plots", self.folder], capture_output=True, text=True)
+        try:
+            done = subprocess.run(
+                [sys.executable, HERE / "plots", self.folder], capture_output=True, text=True
+            )
+        except OSError as error:
+            return f"Nothing drawn: {error}"
         return (done.stdout + done.stderr).strip()
 
 

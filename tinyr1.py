@@ -5,6 +5,7 @@
     python tinyr1.py train 1.5b --lr 2e-6              a preset, with a knob of your own
     python tinyr1.py train --model DIR --task ./my_task.py --steps 50
     python tinyr1.py eval runs/mini                    pass@1, pass@k, cons@k of a run, or of any --model
+    python tinyr1.py play runs/mini                    base and trained model answer a problem that you type
 
 One training step, top to bottom in `train`: collect (sample G answers to each of B questions with the
 weights being trained), score (the task reads the text), advantage, update, log. GRPO's advantage is the

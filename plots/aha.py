@@ -330,8 +330,8 @@ def sentence(evals: dict) -> str:
             f"({len(evals[steps[0]])} held-out problems)."
         )
     text = (
-        f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.1f} → {aha.now:.1f} on "
-        f"{aha.problems} held-out problems (simultaneous 95 % bound of the gain: at least {aha.low:+.1f})"
+        f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.2f} → {aha.now:.2f} on "
+        f"{aha.problems} held-out problems (simultaneous 95 % bound of the gain: at least {aha.low:+.2f})"
     )
     if aha.step == steps[1]:
         text += ", at the first evaluation after the base model's"

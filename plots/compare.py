@@ -25,7 +25,8 @@ FIGURES = {  # key of an evaluation -> (head, whether it is a share)
     "decomposes": ("that decompose", True), "cut_share": ("cut off", True),
 }  # fmt: skip
 DIFFERENCES = {"correct": ("accuracy", True), "tokens": ("tokens", False), "attempts": ("attempts", False),
-               "backtracks": ("backtracks", False), "decomposes": ("decompositions", True), "steps": ("decomposition steps", False)}  # fmt: skip
+               "backtracks": ("backtracks", False), "decomposes": ("decompositions", True),
+               "steps": ("decomposition steps", False)}  # fmt: skip
 PANELS = {
     "accuracy": ("Accuracy", "share of responses", True), "reward": ("Reward", "reward per response", False),
     "tokens": ("Response length", "tokens", False), "attempts": ("Attempts", "attempts per response", False),

@@ -189,7 +189,7 @@ def test_a_report_that_fails_is_mentioned_once_and_stops_nothing(tmp_path, monke
     monkeypatch.setattr(runfolder.sys, "executable", str(tmp_path / "nowhere"))
     pictures = runfolder.Pictures(tmp_path)
     pictures.refresh()
-    assert "No such file" in capsys.readouterr().out
+    assert "No such file" in capsys.readouterr().out and "Nothing drawn" in pictures.finish()
 
 
 TASKS = {  # preset and knobs -> charts and rows of the table that only this task has
