@@ -89,7 +89,7 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
     before = (run / "metrics.jsonl").read_bytes()
     assert train(*argv) == 2 and "--overwrite" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
-    assert tinyr1.main(["eval", str(run), "--out", str(tmp_path), "--eval_samples", "4"]) == 0
+    assert tinyr1.main(["eval", str(run), "--out", str(tmp_path), "--eval_samples", "4", "--name", "a"]) == 0
     result = json.loads((tmp_path / "eval-a" / "eval.json").read_text())
     (figures,) = result["sets"].values()
     assert {"accuracy", "accuracy_ci", "pass@1", "pass@2", "pass@4", "cons@4"} <= set(figures)
