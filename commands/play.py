@@ -123,9 +123,8 @@ class Answer:
         result = tinyr1.score(task, [self.problem], [self.text], 1)[0]
         said = "✓ right" if result["correct"] else "✗ wrong"
         said = f"the verifier failed ({result.get('error')})" if result["verifier_error"] else said
-        return f"{said}, reward {result['reward']:g}, {self.length} tokens" + ", cut off" * (
-            not self.finished
-        )
+        cut = "" if self.finished else ", cut off"
+        return f"{said}, reward {result['reward']:g}, {self.length} tokens{cut}"
 
 
 # ---------------------------------------------------------------- on the terminal
