@@ -3,8 +3,6 @@
 import json
 import math
 import numbers
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -121,21 +119,15 @@ def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
         summary["longest"] = {"trained": longest}
         if record.exists():
             summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
+    write_json(run.path / "summary.json", summary)  # which tells the report that the run has finished
     draw = time.perf_counter()
-    drawn = subprocess.run(
-        [sys.executable, HERE / "plots" / "curves.py", run.path], capture_output=True, text=True
-    )
+    drawn = run.pictures.finish()
     clock |= {"plots": time.perf_counter() - draw, "total": clock["total"] + time.perf_counter() - draw}
     summary["seconds"] = {k: round(v, 2) for k, v in clock.items()}
     write_json(run.path / "summary.json", summary)
     show(run.path)
     print(
         f"{steps} steps in {clock['total'] / 60:.1f} minutes. Run folder: {run.path}; "
-        f"the trained model: {run.path / 'final'}"
-    )
-    print(
-        f"Plots: {', '.join(map(str, sorted((run.path / 'plots').glob('*.png'))))}"
-        if drawn.returncode == 0
-        else drawn.stderr.strip()
+        f"the trained model: {run.path / 'final'}\n{drawn}"
     )
     return summary

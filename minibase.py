@@ -18,9 +18,9 @@ knobs. A Countdown document is
     </think>
     <answer>(8+5)+3</answer>
 
-and a multiplication document states a noisy product at once, decomposes once by the distributive law, or
-decomposes the partial products too. Problems that `tasks.held_out` assigns to the test split appear in no
-document.
+With --code_share some write a loop over all combinations, which nobody runs, and then an answer at random.
+A multiplication document states a noisy product at once, decomposes once by the distributive law, or
+decomposes the partial products too. No document holds a problem of the test split (`tasks.held_out`).
 """
 
 import argparse
@@ -65,6 +65,7 @@ class Corpus:
     give_up: float = field(
         default=0.3, metadata={"help": "chance to stop after each failed attempt of a search"}
     )
+    code_share: float = field(default=0.0, metadata={"help": "Countdown documents that write code"})
     best_of: int = field(
         default=3, metadata={"help": "an attempt is the closest to the target of so many random ones"}
     )
@@ -129,8 +130,17 @@ def attempts(nums: tuple[int, ...]) -> list[tuple[str, str, int]]:
     return list(found.values())
 
 
+CODE = """for x, y, z in permutations([{nums}]):
+    for p in "+-*/":
+        for q in "+-*/":
+            for line in [f"({{x}}{{p}}{{y}}){{q}}{{z}}", f"{{x}}{{p}}({{y}}{{q}}{{z}})"]:
+                if eval(line) == {target}:
+                    print(line)
+"""
+
+
 def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tuple[str, str]:
-    """A prompt and a completion that guesses, or searches without trying the same twice."""
+    """A prompt and a completion that guesses, searches without trying the same twice, or writes code."""
     target = problem["target"]
     left = attempts(tuple(sorted(problem["nums"]))).copy()
 
@@ -143,8 +153,12 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
         return left.pop()
 
     chain, expression, value = attempt()
-    if rng.random() >= corpus.search_share:
+    draw = rng.random()
+    if draw >= corpus.search_share + corpus.code_share:
         thought = chain
+    elif draw >= corpus.search_share:  # nobody runs it: the answer is one at random
+        thought = CODE.format(nums=", ".join(map(str, problem["nums"])), target=target)
+        expression = rng.choice(left)[1]
     else:
         lines, longest = [], corpus.max_tokens // 16
         while True:

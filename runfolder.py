@@ -68,18 +68,21 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
 
 
+LOW_PRIORITY = 19  # of what refreshes the report while training goes on: it takes what training leaves
 LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
 
 
 class Run:
     """runs/<name>/: config.json, metrics.jsonl (a row a step), samples.jsonl (some of a step's and of an
-    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/, final/, plots/, summary.json.
+    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/, final/, summary.json, plots/,
+    report.html.
     """
 
     def __init__(self, cfg):
         """Checks only; `begin` writes. Errors: UserError if the folder is taken or cannot be written."""
         self.path = Path(cfg.out) / cfg.name
         self.checkpoint = self.path / "checkpoint" / "state.pt"
+        self.pictures = Pictures(self.path)
         try:
             taken = self.path.exists() and any(self.path.iterdir())
             ours = taken and (self.path / "metrics.jsonl").exists() or (self.path / "checkpoint").is_dir()
@@ -193,6 +196,54 @@ class Run:
         line.
         """
         return {f: (self.path / f).stat().st_size if (self.path / f).exists() else 0 for f in LOGS}
+
+
+# ---------------------------------------------------------------- what can be seen of a run
+
+
+class Pictures:
+    """What plots/ makes of a run folder, in processes of their own: training goes on beside them, and after
+    they have failed, which is mentioned once.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.process, self.mentioned = folder, None, False
+
+    def refresh(self) -> None:
+        """Begin to write report.html anew, at low priority, unless the last one is still being written."""
+        if self.process and self.process.poll() is None:
+            return
+        if self.process and self.process.returncode:
+            self.mention(self.process.stderr.read().decode(errors="replace"))
+        command = [sys.executable, HERE / "plots" / "report.py", self.folder]
+        try:  # in a session of its own: Ctrl-C is for the training
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            )
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, LOW_PRIORITY)
+        except ProcessLookupError:  # it has ended already
+            pass
+        except OSError as error:
+            self.mention(str(error))
+
+    def mention(self, error: str) -> None:
+        if not self.mentioned:
+            last = error.strip().rpartition("\n")[2]  # of a traceback
+            tqdm.write(f"report.html could not be refreshed ({last}); training goes on")
+        self.mentioned = True
+
+    def finish(self) -> str:
+        """Draw all figures, write the report, and wait for them; what they have to say for the terminal."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)  # it takes its half-written file away
+            self.process.wait()
+        try:
+            done = subprocess.run(
+                [sys.executable, HERE / "plots", self.folder], capture_output=True, text=True
+            )
+        except OSError as error:
+            return f"Nothing drawn: {error}"
+        return (done.stdout + done.stderr).strip()
 
 
 # ---------------------------------------------------------------- a run's time and its end

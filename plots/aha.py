@@ -50,9 +50,6 @@ def pool(words: str) -> re.Pattern:
 
 
 POOLS = {name: pool(words) for name, words in KEYWORDS.items()}
-CODE = re.compile(
-    r"```|^[ \t]*(?:import \w|from \w+ import |def \w+\(.*:|for \w+(?:, \w+)* in .*:|print\()", re.MULTILINE
-)
 SCRIPTS = [re.compile(f"[{letters}]") for letters in (
     "A-Za-zÀ-ɏ", "Ͱ-Ͽ", "Ѐ-ӿ", "֐-׿", "؀-ۿ", "ऀ-ॿ", "฀-๿", "぀-ヿ㐀-䶿一-鿿", "가-힣")]  # fmt: skip
 TAGS = re.compile(r"</?\w+>|\\[a-z]+")
@@ -92,7 +89,7 @@ def measure(text: str, example: dict, reading, words: dict) -> dict[str, float]:
         found["steps"] = reflects = sum(not at_once(equation, example) for equation in equations)
     found |= {"equations": len(equations), "wrong_equations": sum(not e.holds for e in equations)}
     found["reflects"] = bool(reflects or found["oat"])
-    found |= {"code": bool(CODE.search(text)), "mixed": mixes(text)}
+    found |= {"code": bool(_attempts.CODE.search(text)), "mixed": mixes(text)}
     return {key: float(value) for key, value in found.items()}
 
 
@@ -247,7 +244,8 @@ class Chart:
 
 GAINS = {
     "attempts": "attempts", "checks": "checks", "backtracks": "backtracks", "repeats": "repeated attempts",
-    "steps": "decomposition steps", "oat": "Oat-Zero words", "simplerl": "SimpleRL words",
+    "decomposes": "decompositions", "steps": "decomposition steps", "oat": "Oat-Zero words",
+    "simplerl": "SimpleRL words",
 }  # fmt: skip
 AHA = [key for key in GAINS if key not in ("repeats", "simplerl")]  # what would be an aha moment
 
@@ -332,8 +330,8 @@ def sentence(evals: dict) -> str:
             f"({len(evals[steps[0]])} held-out problems)."
         )
     text = (
-        f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.1f} → {aha.now:.1f} on "
-        f"{aha.problems} held-out problems (simultaneous 95 % bound of the gain: at least {aha.low:+.1f})"
+        f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.2f} → {aha.now:.2f} on "
+        f"{aha.problems} held-out problems (simultaneous 95 % bound of the gain: at least {aha.low:+.2f})"
     )
     if aha.step == steps[1]:
         text += ", at the first evaluation after the base model's"
@@ -654,6 +652,17 @@ def sides_of(paths: dict[str, Path | None]) -> list | None:
     return sides or None
 
 
+def write(folder: Path, out: Path | None = None, sides: list | None = None) -> str:
+    """Draw the figure; returns the aha step in words, its best sample, and where the figure is."""
+    run, samples = load_run(folder), run_samples(folder)
+    save(figure(run, samples, sides), out or run.path / "plots", "aha")
+    evals = evaluations(samples)
+    told = [sentence(evals)]
+    if (aha := first_aha(aha_steps(evals))) and (sample := best_sample(evals, aha.step)):
+        told.append(f"\n{str(sample.get('prompt', '')).strip()}\n{sample['completion'].strip()}\n")
+    return "\n".join([*told, f"{out or run.path / 'plots'}/aha.png and .pdf"])
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -672,14 +681,7 @@ def main(argv: list[str] | None = None) -> int:
                 )
             print(table(samples))
             return 0
-        run, samples = load_run(args.run), run_samples(args.run)
-        sides = sides_of({"base": args.base, "trained": args.trained})
-        save(figure(run, samples, sides), args.out or run.path / "plots", "aha")
-        evals = evaluations(samples)
-        print(sentence(evals))
-        if (aha := first_aha(aha_steps(evals))) and (sample := best_sample(evals, aha.step)):
-            print(f"\n{str(sample.get('prompt', '')).strip()}\n{sample['completion'].strip()}\n")
-        print(f"{args.out or run.path / 'plots'}/aha.png and .pdf")
+        print(write(args.run, args.out, sides_of({"base": args.base, "trained": args.trained})))
     except (NotARun, OSError) as error:
         print(f"Nothing drawn: {error}", file=sys.stderr)
         return 2

@@ -2,12 +2,12 @@
 
     python plots/algorithms.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
 
-writes REPORT.png (held-out accuracy and response length against sampled tokens: means, and the range over
-the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is for people.
+writes REPORT.png, REPORT.pdf (held-out accuracy and response length against sampled tokens: means, and the
+range over the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is
+for people.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if __package__:
-    from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number
+    from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
 else:  # run as a script
-    from curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number
+    from curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
 
 HALF = 0.5  # the accuracy whose price the table gives
 NOTES = "## What this shows, and what it does not"
@@ -34,38 +34,38 @@ def held_out(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     tokens, points = 0.0, []
     for row in run.rows:
         tokens = number(row["sampled_tokens"]) if "sampled_tokens" in row else tokens
-        value = row.get(f"eval/{key}", row.get(f"probe/{key}"))
-        if value is not None:
-            points.append((tokens, number(value)))
+        value = number(row.get(f"eval/{key}", row.get(f"probe/{key}")))
+        if np.isfinite(value):
+            points.append((tokens, value))
     return tuple(np.array(points, float).reshape(-1, 2).T)
 
 
 def spread(runs: list[Run], key: str):
     """(tokens, mean, lowest, highest) over the runs, as far as all of them go; each (n,)."""
-    series = [held_out(run, key) for run in runs]
-    grid = np.linspace(0, min((x[-1] for x, _ in series if len(x)), default=0.0), 60)
-    values = np.array([np.interp(grid, x, y) for x, y in series if len(x)])
+    series = [(x, y) for x, y in (held_out(run, key) for run in runs) if len(x)]
+    grid = np.linspace(0, min((x[-1] for x, _ in series), default=0.0), 60)
+    values = np.array([np.interp(grid, x, y) for x, y in series]).reshape(len(series), 60)
     return grid, values.mean(0), values.min(0), values.max(0)
 
 
 def figures_of(run: Run) -> dict:
-    """A finished run's figures for the table; None where there is none."""
+    """The figures for the table of a run that was evaluated; None where there is none."""
     x, y = held_out(run, "accuracy")
     steps = [row for row in run.rows if "reward" in row]
-    seconds = np.cumsum([number(row.get("time/step")) for row in steps])
+    seconds = np.cumsum([number(row.get("time/step", 0)) for row in steps])
     reached = np.flatnonzero(y >= HALF)
     tokens_to = x[reached[0]] if len(reached) else None
     seconds_to = None
     if tokens_to is not None:
-        at = [i for i, row in enumerate(steps) if row["sampled_tokens"] <= tokens_to]
+        at = [i for i, row in enumerate(steps) if row.get("sampled_tokens", 0) <= tokens_to]
         seconds_to = seconds[at[-1]] if at else 0.0
-    norms = [row["grad_norm"] for row in steps if "grad_norm" in row]
+    lengths, dead = held_out(run, "tokens")[1], run.series("dead_groups")[1]
     return {
-        "base": y[0], "final": y[-1], "tokens": held_out(run, "tokens")[1][-1], "tokens_to": tokens_to,
+        "base": y[0], "final": y[-1], "tokens": lengths[-1] if len(lengths) else None, "tokens_to": tokens_to,
         "seconds_to": seconds_to, "seconds": seconds[-1] if len(seconds) else 0.0,
         "peak_gb": run.summary.get("peak_gb"),
-        "dead": np.mean([row.get("dead_groups", 0.0) for row in steps]) if steps else 0.0,
-        "skipped": sum(row.get("skipped", 0) for row in steps), "norm": max(norms, default=None),
+        "dead": dead.mean() if len(dead) else 0.0, "skipped": int(run.series("skipped")[1].sum()),
+        "norm": max(run.series("grad_norm")[1], default=None),
     }  # fmt: skip
 
 
@@ -123,6 +123,8 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
               ("tokens", "Response length on held-out problems", "tokens"))  # fmt: skip
     for ax, (key, title, unit) in zip(fig.subplots(1, 2), panels):
         for i, (name, runs) in enumerate(groups.items()):
+            if not any(len(held_out(run, key)[0]) for run in runs):
+                continue
             x, mean, low, high = spread(runs, key)
             ax.plot(x, mean, label=name, **look(i, name))
             ax.fill_between(x, low, high, color=look(i, name)["color"], alpha=0.1, lw=0)
@@ -136,15 +138,15 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
 
 
 def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=None) -> None:
-    """REPORT.png and REPORT.md of these groups. Errors: NotARun."""
-    groups = {name: [load_run(path) for path in folder] for name, folder in paths.items() if folder}
-    if not groups:
-        raise NotARun("There is no finished run to compare.")
-    report.parent.mkdir(parents=True, exist_ok=True)
+    """REPORT.png, .pdf and .md of these groups' runs, as far as they were evaluated. Errors: NotARun."""
+    groups = {name: [load_run(path) for path in folder] for name, folder in paths.items()}
+    groups = {
+        name: [run for run in runs if len(held_out(run, "accuracy")[0])] for name, runs in groups.items()
+    }
+    if not (groups := {name: runs for name, runs in groups.items() if runs}):
+        raise NotARun("There is no run with an evaluation to compare.")
     png, md = report.with_suffix(".png"), report.with_suffix(".md")
-    aside = png.with_name(f".{png.name}.{os.getpid()}.png")
-    draw(groups).savefig(aside, dpi=110)
-    os.replace(aside, png)
+    save(draw(groups), report.parent, report.stem)
     first = next(iter(groups.values()))[0]
     e, budget = first.environment, first.config.get("token_budget")
     machine = e.get("gpu") or f"{e.get('cpus')} cores, {e.get('threads')} threads"

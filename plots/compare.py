@@ -22,16 +22,19 @@ NO_SETTING = {"seed", "name", "out", "overwrite", "device", "save_every", "keep_
 FIGURES = {  # key of an evaluation -> (head, whether it is a share)
     "accuracy": ("accuracy", True), "tokens": ("tokens", False), "attempts": ("attempts", False),
     "attempts_within_search": ("attempts in a search", False), "search_share": ("that search", True),
-    "cut_share": ("cut off", True),
+    "decomposes": ("that decompose", True), "cut_share": ("cut off", True),
 }  # fmt: skip
 DIFFERENCES = {"correct": ("accuracy", True), "tokens": ("tokens", False), "attempts": ("attempts", False),
-               "backtracks": ("backtracks", False), "steps": ("decomposition steps", False)}  # fmt: skip
+               "backtracks": ("backtracks", False), "decomposes": ("decompositions", True),
+               "steps": ("decomposition steps", False)}  # fmt: skip
 PANELS = {
     "accuracy": ("Accuracy", "share of responses", True), "reward": ("Reward", "reward per response", False),
     "tokens": ("Response length", "tokens", False), "attempts": ("Attempts", "attempts per response", False),
     "search_share": ("Responses that search", "share of responses", True),
+    "decomposes": ("Responses that decompose", "share of responses", True),
     "entropy": ("Entropy", "nats per token", False),
 }  # fmt: skip
+OWN = {"attempts", "search_share", "decomposes"}  # to some tasks: no panel where no run has it
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
@@ -170,7 +173,8 @@ def charts(groups: dict[str, list[Run]]) -> list[aha.Chart]:
             for prefix in ("probe/", "eval/"):
                 chart.series.append(aha.Series(name, color, over_seeds(runs, prefix + key, False), "points"))
         chart.series = [series for series in chart.series if series.points]
-        found.append(chart)
+        if chart.series or key not in OWN:
+            found.append(chart)
     return found
 
 
@@ -185,8 +189,11 @@ def figure(groups: dict[str, list[Run]]) -> Figure:
         "highest seed."
     )
     fig.text(0.012, 0.012, caption, fontsize=11, color=GREY)
-    for ax, chart in zip(fig.subplots(2, 3).flatten(), charts(groups)):
+    axes, found = fig.subplots(2, 3).flatten(), charts(groups)
+    for ax, chart in zip(axes, found):
         aha.draw(chart, ax)
+    for ax in axes[len(found) :]:
+        ax.set_visible(False)
     return fig
 
 

@@ -318,6 +318,11 @@ class Panel:
     top: float | None = None
     overlay: int = 1
     how: Callable = lines
+    own: bool = False  # to some tasks: left out until it is known
+
+    def known(self, keys: set[str]) -> bool:
+        """Whether one of its quantities is among the keys of a run's rows."""
+        return any(prefix + key in keys for key in self.labels for prefix in PREFIXES)
 
     def draw(self, ax, runs: list[Run]) -> None:
         """Draw it with the legend between title and axis, where it covers nothing."""
@@ -351,7 +356,9 @@ CURVES = [
     Panel("Accuracy", "share of responses", {"accuracy": "accuracy"}, share=True, top=1),
     Panel("Response length", "tokens", {"tokens": "mean length", "tokens_correct": "correct",
                                         "tokens_wrong": "wrong", "tokens_cut": "cut off"}),
-    Panel("Attempts and checks", "per response", {"attempts": "attempts", "checks": "checks"}),
+    Panel("Attempts and checks", "per response", {"attempts": "attempts", "checks": "checks"}, own=True),
+    Panel("Decomposition", "share of responses", {"decomposes": "decompose", "decomposes_fully": "fully"},
+          share=True, top=1, own=True),
     Panel("Entropy", "nats per token", {"entropy": "entropy"}),
     Panel("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
     Panel("Clipping and dead groups", "share", {"clip_frac": "clipped tokens", "dead_groups": "dead groups"},
@@ -375,7 +382,7 @@ GROWTH = [
 def curves(runs: list[Run]) -> Figure:
     """Everything at a glance. A panel whose quantities the runs' task does not have is left out."""
     keys = {key for run in runs for row in run.rows for key in row}
-    panels = [panel for panel in CURVES if "reward" not in keys or keys & {*panel.labels}]
+    panels = [panel for panel in CURVES if panel.known(keys) or "reward" not in keys and not panel.own]
     done, facts = runs[0].series("reward")[0], []
     if ends := first_last(runs[0], "accuracy"):
         facts.append("held-out accuracy {:.0%} → {:.0%}".format(*ends))

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from plots import aha
 from plots.curves import CURVES, GROWTH, PREFIXES, NotARun, Panel, Run, load_run, number, smooth
-from plots.summary import ROWS
+from plots.summary import COUNTS, ROWS
 from tasks import _attempts
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -115,8 +115,7 @@ def panel_chart(panel: Panel, run: Run) -> aha.Chart:
 
 def training_charts(run: Run) -> list[aha.Chart]:
     keys = {key for row in run.rows for key in row}
-    known = lambda panel: any(prefix + key in keys for key in panel.labels for prefix in PREFIXES)
-    return [panel_chart(panel, run) for panel in [*CURVES, *GROWTH] if known(panel)]
+    return [panel_chart(panel, run) for panel in [*CURVES, *GROWTH] if panel.known(keys)]
 
 
 def metric_charts(run: Run) -> list[aha.Chart]:
@@ -141,7 +140,7 @@ def table(run: Run) -> tuple[list[str], list[list[str]]]:
         value, interval = number(row.get("eval/" + key)), row.get(f"eval/{key}_ci")
         if not math.isfinite(value):
             return "–"
-        if key in ("tokens", "attempts", "attempts_within_search"):
+        if key.startswith(COUNTS):
             return f"{value:.1f}"
         known = isinstance(interval, list) and all(math.isfinite(number(v)) for v in interval)
         return f"{value:.1%}" + (" [{:.1%}, {:.1%}]".format(*interval) if known else "")

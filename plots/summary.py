@@ -22,6 +22,8 @@ ROWS = {  # summary key -> what the closing table calls it; other keys stay in s
     "cut_share": "responses cut at the cap",
 }  # fmt: skip
 
+COUNTS = ("tokens", "attempts", "steps")  # what begins so is a number a response; the others are shares
+
 
 def table(base: dict, after: dict | None = None) -> str:
     """Base against trained, a row a figure; shares in per cent."""
@@ -29,7 +31,7 @@ def table(base: dict, after: dict | None = None) -> str:
     def cell(side, key):
         if side.get(key) is None:
             return "-"
-        if not key.startswith(("tokens", "attempts", "steps")):
+        if not key.startswith(COUNTS):
             lo_hi = side.get("accuracy_ci") if key == "accuracy" else None
             return f"{side[key]:.1%}" + (f"  [{lo_hi[0]:.1%}, {lo_hi[1]:.1%}]" if lo_hi else "")
         return f"{side[key]:.1f}"

@@ -9,7 +9,9 @@ A task is a module (one file in this folder, or any file of your own) with three
 
 and may have more: SETS, names of problem sets that its option `data` takes; FOR_TEMPLATE, options by
 template; gold(example) -> a right answer, state(answer, example) -> a completion that states
-it (for `python -m tasks NAME --attack`), equivalent(answer, other) -> bool (for a majority vote).
+it (for `python -m tasks NAME --attack`), equivalent(answer, other) -> bool (for a majority vote);
+parse(text) -> the keys of an example that a problem typed by hand sets, TaskError if it is none (for
+`tinyr1.py play`; the other keys are those of a test problem).
 
 `reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. Every other
 numeric key of its dict becomes a curve: the mean over the responses in which the key is present, so that a

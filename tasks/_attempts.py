@@ -54,6 +54,10 @@ VERDICT = re.compile(
     re.VERBOSE,
 )
 
+CODE = re.compile(
+    r"```|^[ \t]*(?:import \w|from \w+ import |def \w+\(.*:|for \w+(?:, \w+)* in .*:|print\()", re.MULTILINE
+)
+
 
 @dataclass(slots=True)
 class Equation:
@@ -160,6 +164,7 @@ def behaviours(completion, example):
 
     attempts                chains of equations, each from the problem's numbers towards the target
     checks                  verdicts on their values: "want 24: no", "too low", "✓"
+    code_share              1.0 if it writes code, else 0.0
     search_share            1.0 if the response searches (two attempts, or a check), else 0.0
     attempts_within_search  attempts, of a searching response only, as is
     give_up_share           1.0 if the thinking ended although its last verdict was negative, else 0.0
@@ -170,6 +175,7 @@ def behaviours(completion, example):
     attempts, checks = len(reading.attempts), reading.checks
     searches = attempts > 1 or bool(checks)
     stats = {"attempts": attempts, "checks": len(checks), "search_share": float(searches)}
+    stats["code_share"] = float(CODE.search(completion, 0, reading.end) is not None)
     if searches:
         stats["attempts_within_search"] = attempts
         stats["give_up_share"] = float(reading.finished and bool(checks) and not checks[-1].yes)

@@ -88,6 +88,14 @@ def question(example):
     return wording.format(nums=list(nums), plain_nums=", ".join(map(str, nums)), target=example["target"])
 
 
+def parse(text):
+    """{"nums", "target"} of a problem typed by hand: 3 8 5 = 16. Errors: TaskError."""
+    left, right = (re.findall("[0-9]{1,9}", side) for side in text.partition("=")[::2])
+    if not left or len(right) != 1:
+        raise TaskError(f"{text!r} is no problem: give the numbers and the target, such as 3 8 5 = 16.")
+    return {"nums": [int(n) for n in left], "target": int(right[0])}
+
+
 def _generated(split, o):
     counts = re.fullmatch(r"([1-6])(?:-([1-6]))?", o["numbers"])
     if not counts or not (least := int(counts[1])) <= (most := int(counts[2] or counts[1])):

@@ -70,6 +70,14 @@ def question(example):
     return WORDINGS[example.get("wording", OPTIONS["wording"])].format(**example)
 
 
+def parse(text):
+    """{"a", "b"} of a problem typed by hand: 23*47. Errors: TaskError."""
+    found = re.fullmatch(r"\D*([0-9]{1,9}) ?(?:[*×·x]|times) ?([0-9]{1,9})\D*", text)
+    if not found:
+        raise TaskError(f"{text!r} is no problem: give two factors, such as 23*47.")
+    return {"a": int(found[1]), "b": int(found[2])}
+
+
 def is_test(a, b):
     """Whether a*b belongs to the test split: in either order, and no multiple of ten.
 

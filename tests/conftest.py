@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import minibase
+import runfolder
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,13 @@ def tiny(tmp_path_factory):
     minibase.make_model(tokenizer, hidden=32, layers=1, heads=1, inner=64).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """A run's figures are made in processes of their own, which take longer than a small run."""
+    monkeypatch.setattr(runfolder.Pictures, "refresh", lambda self: None)
+    monkeypatch.setattr(runfolder.Pictures, "finish", lambda self: f"Report: {self.folder}/report.html")
 
 
 BANDIT = '''

@@ -244,6 +244,17 @@ def test_seeds_are_grouped_and_groups_compared(tmp_path):
     assert f"| model guess | {100 * mean:+.1f} points [" in text
 
 
+def test_a_comparison_has_the_panels_of_its_task(tmp_path):
+    rows = [{"step": 1, "reward": 0.5, "accuracy": 0.5, "tokens": 30, "entropy": 0.1, "decomposes": 0.3}]
+    titles = {}
+    for name, own in (("countdown", run_rows()), ("multiplication", rows)):
+        groups = compare.grouped([plots.load_run(folder(tmp_path / name, own))])
+        titles[name] = {chart.title for chart in compare.charts(groups)}
+        assert [ax.get_visible() for ax in compare.figure(groups).axes].count(True) == len(titles[name])
+    assert "Responses that search" in titles["countdown"] - titles["multiplication"]
+    assert titles["multiplication"] - titles["countdown"] == {"Responses that decompose"}
+
+
 def test_differences_are_on_common_problems_alone(tmp_path):
     one = [{"a": [sample(0)], "b": [sample(0, correct=False)], "c": [sample(0)]}]
     other = [{"a": [sample(0, correct=False)], "b": [sample(0, correct=False)], "d": [sample(0)]}]

@@ -157,3 +157,18 @@ def equations(text):
 def test_combinations_are_equal_up_to_order(one, other, same):
     forms = [_attempts.combination(equations(text)) for text in (one, other)]
     assert (forms[0] == forms[1]) == same
+
+
+@pytest.mark.parametrize(
+    "completion, code",
+    [
+        ("<think>```python\nx = 1\n```</think>", 1),
+        ("<think>for x in range(3):\n    print(x)\n</think>\n<answer>3+5</answer>", 1),
+        ("<think>3+5=8, want 16: no\n</think>\n<answer>3+5</answer>", 0),
+        ("<think>for each of these, print (3)</think>", 0),
+        ("<think>8*2=16</think>\n<answer>print(16)</answer>\nprint(16)", 0),  # only while it thinks
+        ("\n".join(["def f(" * 2000, " " * 10_000, "for a" + ", b" * 3000]), 0),
+    ],
+)
+def test_code_in_the_thinking_is_told(completion, code):
+    assert _attempts.behaviours(completion, {"nums": [3, 5, 8], "target": 16})["code_share"] == code

@@ -1,12 +1,12 @@
 """The comparison of algorithms: cells are runs, finished ones stay, the report says what they say."""
 
 import json
-import subprocess
 
 import pytest
+from test_aha import quick  # noqa: F401  (a fixture)
+from test_plots import ODD, make, run_rows  # noqa: F401
 from test_train import QUICK
 
-import metrics
 import tinyr1
 from commands import compare_algos
 from plots import algorithms, curves
@@ -21,8 +21,6 @@ def in_process(monkeypatch):
         ran.append(command[-1])
         return tinyr1.main(list(map(str, command[2:])))
 
-    plots = lambda command, **_: subprocess.CompletedProcess(command, 0, "", "")
-    monkeypatch.setattr(metrics.subprocess, "run", plots)
     monkeypatch.setattr(compare_algos, "run_cell", run)
     return ran
 
@@ -34,7 +32,7 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys)
     argv += [*QUICK, "--max_new_tokens", "4", "--token_budget", "100", "--lr", "1e-3", "--probe_every", "1"]
     assert tinyr1.main(argv) == 0
     names = [f"{algo}-s{seed}" for seed in "01" for algo in ("grpo", "ppo", "grpo-random")]
-    assert in_process == names and report.with_suffix(".png").stat().st_size > 10_000
+    assert in_process == names and report.with_suffix(".pdf").stat().st_size > 10_000
     text = report.with_suffix(".md").read_text()
     assert text.count("| grpo | 2 |") == 1 and "| grpo:random | 2 |" in text and algorithms.NOTES in text
     assert "compare_algos --algos grpo,ppo,grpo:random" in text and "100 sampled tokens" in text
@@ -76,3 +74,13 @@ def test_figures_of_a_run(tmp_path):
     )
     assert curves.load_runs([tmp_path])[0].name.endswith("(control: inverted reward)")
     assert "control: inverted reward" in curves.curves([run]).texts[0].get_text()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_are_drawn(make, tmp_path, name, quick):  # noqa: F811
+    rows, tail = ODD[name]
+    report = tmp_path / "report"
+    argv = ["--out", str(report), f"odd={make(rows, 'odd', tail)}", f"whole={make(run_rows(), 'whole')}"]
+    assert algorithms.main(argv) == 0
+    assert report.with_suffix(".png").exists() and report.with_suffix(".pdf").exists()
+    assert "| whole | 1 |" in report.with_suffix(".md").read_text()

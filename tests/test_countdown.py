@@ -328,7 +328,7 @@ def test_behaviours(text, problem, attempts, checks, given_up, verdicts, arithme
     nums, target = problem
     found = countdown.behaviours(text, {"nums": list(nums), "target": target})
     searches = attempts > 1 or checks > 0
-    expected = {"attempts": attempts, "checks": checks, "search_share": float(searches)}
+    expected = {"attempts": attempts, "checks": checks, "search_share": float(searches), "code_share": 0}
     expected |= {"attempts_within_search": attempts} if searches else {}
     optional = {"give_up_share": given_up, "verdict_accuracy": verdicts, "arithmetic_accuracy": arithmetic}
     assert found == expected | {name: value for name, value in optional.items() if value is not None}

@@ -1,5 +1,6 @@
 """The corpus, its tokenizer, and the base model that ships with the repository."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -85,6 +86,28 @@ def test_knobs_of_the_corpus_do_what_they_say():
     assert not any(p.startswith("Make") for p, _ in stream(300, countdown_share=0.0))
 
 
+def test_code_documents_are_long_and_seldom_right():
+    found = {"code": [], "guess": [], "search": []}
+    tokenizer = minibase.make_tokenizer()
+    for prompt, completion in stream(3000, code_share=0.3):
+        if prompt.startswith("Make"):
+            target, *nums = map(int, re.findall(r"\d+", prompt))
+            result = countdown.reward(completion, {"nums": nums, "target": target})
+            kind = "code" if result["code_share"] else "search" if result["search_share"] else "guess"
+            assert (kind == "code") == ("permutations" in completion) and result["answered"]
+            assert kind != "code" or not result["search_share"]
+            found[kind].append((result["correct"], len(tokenizer(completion).input_ids)))
+    right, tokens = ({k: sum(x) / len(x) for k, v in found.items() for x in [[*zip(*v)][i]]} for i in (0, 1))
+    assert right["code"] < 0.1 < right["guess"] < right["search"]
+    assert 384 > tokens["code"] > 4 * tokens["search"]
+    assert len(found["code"]) / sum(map(len, found.values())) == pytest.approx(0.3, abs=0.04)
+
+
+def test_without_code_the_corpus_is_the_one_that_the_shipped_model_has_read():
+    digest = hashlib.blake2b(repr(stream(2000)).encode(), digest_size=8).hexdigest()
+    assert digest == "3c2d4d6def6e108e" and stream(300, code_share=0.0) == stream(300)
+
+
 def test_attempts_are_all_and_distinct():
     found = minibase.attempts((3, 5, 8))
     chains = [chain for chain, _, _ in found]
@@ -128,10 +151,12 @@ def test_the_shipped_model(tokenizer):
 def test_rebuilding_is_one_command(tmp_path, monkeypatch):
     monkeypatch.setattr(countdown, "TEST_SIZE", 8)  # the measurement afterwards is not what is tested here
     argv = ["minibase.py", "--out", str(tmp_path / "b"), "--tokens", "9e3", "--search_share", "0"]
+    argv += ["--code_share", "0.4"]
     monkeypatch.setattr("sys.argv", argv)
     minibase.main()
     record = json.loads((tmp_path / "b" / "record.json").read_text())
-    assert record["corpus"]["search_share"] == 0 and record["held_out"]["countdown"]["verifier_error"] == 0
+    assert record["corpus"]["search_share"] == 0 and record["corpus"]["code_share"] == 0.4
+    assert record["held_out"]["countdown"]["verifier_error"] == 0
     assert record["training"]["tokens"] >= 9000 and record["longest_search"]["attempts"] == 0
     AutoModelForCausalLM.from_pretrained(tmp_path / "b")
 

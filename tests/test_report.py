@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from test_plots import CONFIG, run_rows
 
+import runfolder
+import tinyr1
 from plots import report
 
 CHROMIUM = next(
@@ -147,6 +149,79 @@ def test_five_thousand_samples_take_less_than_five_seconds(tmp_path):
     start = time.process_time()  # the processor's: others may be at work on this machine
     report.write(path)
     assert time.process_time() - start < 5
+
+
+# ---------------------------------------------------------------- by itself, and for every task
+
+
+def test_a_run_refreshes_its_report_and_draws_everything_at_its_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()  # the real ones: see conftest.py
+    path = folder(tmp_path / "run", samples=some_samples())
+    pictures = runfolder.Pictures(path)
+    pictures.refresh()
+    first = pictures.process
+    pictures.refresh()
+    assert pictures.process is first  # one at a time
+    if hasattr(os, "getpriority"):
+        assert os.getpriority(os.PRIO_PROCESS, first.pid) == runfolder.LOW_PRIORITY
+    assert first.wait() == 0 and data_of((path / "report.html").read_text())["live"]
+    pictures.refresh()
+    assert pictures.process is not first
+    (path / "summary.json").write_text(json.dumps({"base": {}, "trained": {}}))
+    said = pictures.finish()
+    assert "Aha step 5: " in said and f"Report: {path}/report.html" in said and "dip" not in said
+    assert not data_of((path / "report.html").read_text())["live"]
+    drawn = {f"{name}.{kind}" for name in ("curves", "growth", "aha") for kind in ("png", "pdf")}
+    assert {file.name for file in (path / "plots").iterdir()} == drawn
+    assert not [file for file in path.iterdir() if file.name.startswith(".")]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_report_that_fails_is_mentioned_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()
+    pictures = runfolder.Pictures(tmp_path)  # no run
+    for _ in range(3):
+        pictures.refresh()
+        pictures.process.wait()
+    said = capsys.readouterr().out
+    assert said.count("could not be refreshed") == 1 and "is not a run folder" in said
+    assert "the report: not drawn" in pictures.finish()
+    monkeypatch.setattr(runfolder.sys, "executable", str(tmp_path / "nowhere"))
+    pictures = runfolder.Pictures(tmp_path)
+    pictures.refresh()
+    assert "No such file" in capsys.readouterr().out and "Nothing drawn" in pictures.finish()
+
+
+TASKS = {  # preset and knobs -> charts and rows of the table that only this task has
+    "mini": ({"Attempts and checks", "Selection: do more responses search?"}, {"attempts a response"}),
+    "mini-multiply": ({"Decomposition"}, {"responses that decompose", "steps of arithmetic"}),
+    "--task competition_math": (set(), set()),
+}
+
+
+@pytest.mark.parametrize("argv", TASKS)
+def test_a_run_of_every_task_has_its_report(tiny, tmp_path, argv):
+    wanted, figures = TASKS[argv]
+    rows = [{"problem": f"What is {i}+\\frac12? <b>", "answer": f"{i}.5"} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if "competition" in argv:
+        argv += f" --task_args data={tmp_path / 'rows.jsonl'}"
+    quick = "--prompts 2 --group 2 --max_new_tokens 8 --overlong_buffer 4 --eval_problems 4 --eval_samples 2"
+    quick += f" --steps 2 --probe_every 1 --model {tiny} --out {tmp_path} --name run"
+    assert tinyr1.main(["train", *argv.split(), *quick.split()]) == 0
+    content = data_of(report.write(tmp_path / "run").read_text())
+    charts = {chart["title"] for chart in content["curves"]}
+    others = {title for titles, _ in TASKS.values() for title in titles} - wanted
+    assert wanted | {"Reward", "Accuracy", "Response length"} <= charts and not charts & others
+    shown = {row[0]: row[1] for row in content["table"]}
+    assert figures <= shown.keys() and {"accuracy on held-out problems", "pass@2"} <= shown.keys()
+    assert all("%" not in value for key, value in shown.items() if key.startswith(("tokens", "steps")))
+    held = [s for s in content["samples"] if s[7]]
+    assert (
+        [s[1] for s in held].count(0) == 8 == [s[1] for s in held].count(2)
+    )  # every sample of an evaluation
+    assert [s[1] for s in held].count(1) == 4 and len(content["problems"]) >= 4
+    assert {chart["title"] for chart in content["metrics"]} >= {"reward", "verifier_error", "time/step"}
 
 
 # ---------------------------------------------------------------- in a browser

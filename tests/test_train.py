@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import metrics
 import tinyr1
 
 HERE = Path(__file__).resolve().parent.parent
@@ -36,12 +35,6 @@ def without_time(rows):
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
-@pytest.fixture
-def no_plots(monkeypatch):
-    """They are drawn in a process of their own, which takes longer than a small run."""
-    monkeypatch.setattr(metrics.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "", ""))
-
-
 BANDIT_NEEDS = {  # one token a response has no room before the cap; an unlikely first success must count
     "dapo": "--overlong keep --resample 1",
     "prime": "--band_low 0.01 --band_high 1 --resample 1",
@@ -49,7 +42,7 @@ BANDIT_NEEDS = {  # one token a response has no room before the cap; an unlikely
 
 
 @pytest.mark.parametrize("algo", tinyr1.ALGORITHMS)
-def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo, no_plots):
+def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo):
     knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0 "
     knobs += BANDIT_NEEDS.get(algo, "")
     folder = tmp_path / "run"
@@ -79,6 +72,7 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
     ):
         assert (run / file).exists()
     assert "accuracy on held-out problems" in output and str(run) in output and "| trained: " in output
+    assert f"Report: {run}/report.html" in output
     summary = json.loads((run / "summary.json").read_text())
     wanted = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
     for side in ("base", "trained"):
@@ -95,7 +89,7 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
     before = (run / "metrics.jsonl").read_bytes()
     assert train(*argv) == 2 and "--overwrite" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
-    assert tinyr1.main(["eval", str(run), "--out", str(tmp_path), "--eval_samples", "4"]) == 0
+    assert tinyr1.main(["eval", str(run), "--out", str(tmp_path), "--eval_samples", "4", "--name", "a"]) == 0
     result = json.loads((tmp_path / "eval-a" / "eval.json").read_text())
     (figures,) = result["sets"].values()
     assert {"accuracy", "accuracy_ci", "pass@1", "pass@2", "pass@4", "cons@4"} <= set(figures)
@@ -125,7 +119,9 @@ def test_kill_and_resume_is_bit_exact(tiny, tmp_path, rows):
     with open(metrics, "a") as file:
         file.write('{"step": 7, "rewa')  # as if the machine had died while writing
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0 and "resuming" in result.stdout
+    assert result.returncode == 0 and "resuming" in result.stdout and "report.html" in result.stdout
+    made = ["report.html", "plots/curves.png", "plots/growth.pdf", "plots/aha.png", "plots/aha.pdf"]
+    assert all((tmp_path / "killed" / file).stat().st_size > 10_000 for file in made)
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
     for file in ("metrics.jsonl", "samples.jsonl"):
         whole, killed = (without_time(rows(tmp_path / name / file)) for name in ("whole", "killed"))
@@ -239,6 +235,13 @@ def test_bad_input_is_one_clear_paragraph(tiny, tmp_path, capsys, arguments):
     error = capsys.readouterr().err.strip()
     assert BAD[arguments] in error and error.startswith("tinyr1: ") and "Traceback" not in error
     assert len(error.splitlines()) == 1
+
+
+def test_mini_dip_says_how_its_base_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train("mini-dip") == 2
+    error = capsys.readouterr().err
+    assert "python minibase.py --out runs/dip-base --code_share" in error and error.count("\n") == 1
 
 
 def test_more_bad_input(tiny, tmp_path, capsys):
@@ -403,7 +406,7 @@ RESUMED = {  # what a checkpoint holds beside the policy: critic, KL coefficient
 
 
 @pytest.mark.parametrize("algo", RESUMED)
-def test_every_algorithm_resumes_bit_exactly(tiny, tmp_path, rows, algo, no_plots, monkeypatch):
+def test_every_algorithm_resumes_bit_exactly(tiny, tmp_path, rows, algo, monkeypatch):
     argv = ["mini", "--model", tiny, "--algo", algo, "--out", tmp_path, "--reward_mode", "random"]
     argv += ["--steps", 5, "--save_every", 2, "--precision", "fp32", *QUICK, *RESUMED[algo].split()]
     assert train(*argv, "--name", "whole") == 0
@@ -431,7 +434,7 @@ def test_every_algorithm_resumes_bit_exactly(tiny, tmp_path, rows, algo, no_plot
         assert state["drawn"] == 2 * 5 + sum(row["resampled"] for row in done)
 
 
-def test_critic_warm_up_leaves_the_policy_alone(tiny, tmp_path, rows, no_plots):
+def test_critic_warm_up_leaves_the_policy_alone(tiny, tmp_path, rows):
     argv = ["mini", "--model", tiny, "--algo", "ppo", "--out", tmp_path, "--name", "w", *QUICK]
     argv += ["--reward_mode", "random", "--steps", 3, "--save_every", 1, "--aux_warmup", 2]
     assert train(*argv) == 0
@@ -440,7 +443,7 @@ def test_critic_warm_up_leaves_the_policy_alone(tiny, tmp_path, rows, no_plots):
     assert all(row["value_loss"] > 0 for row in done) and "explained_variance" in done[0]
 
 
-def test_a_token_budget_ends_the_run(tiny, tmp_path, rows, no_plots):
+def test_a_token_budget_ends_the_run(tiny, tmp_path, rows):
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "t", "--steps", 99, *QUICK]
     assert train(*argv, "--token_budget", 700) == 0
     done = steps(tmp_path / "t", rows)
@@ -450,7 +453,7 @@ def test_a_token_budget_ends_the_run(tiny, tmp_path, rows, no_plots):
     assert done[-1]["lr"] < done[3]["lr"] / 2  # the cosine follows the budget
 
 
-def test_a_control_is_named_everywhere(tiny, tmp_path, rows, no_plots):
+def test_a_control_is_named_everywhere(tiny, tmp_path, rows):
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--steps", 1, *QUICK, "--reward_mode", "random"]
     assert train(*argv) == 0
     (run,) = tmp_path.iterdir()

@@ -1,0 +1,223 @@
+"""Type a problem and watch the base model and the trained one answer it side by side, each with its verdict.
+
+    python tinyr1.py play runs/mini                        then 3 8 5 = 16, or 23*47 where the task multiplies
+    python tinyr1.py play runs/mini --once "3 8 5 = 16"
+    echo 7 | python tinyr1.py play runs/mini --seed 0      held-out problem 7; an empty line draws one
+
+A run that is still training answers from its last checkpoint. The answers are those that rollout.generate
+would give with the same random numbers; the same --seed and the same lines give them again.
+"""
+
+import argparse
+import json
+import math
+import random
+import shutil
+import sys
+from dataclasses import replace
+from itertools import count, zip_longest
+from pathlib import Path
+
+import torch
+
+import knobs
+import rollout
+import tasks
+import tinyr1
+from commands.eval import Eval, load
+from models import pick_device, pick_precision, stop_ids
+
+WIDE = 90  # columns of a terminal from which on the answers stand side by side
+AHEAD = 12  # rows by which one of them may be longer before it waits for the other
+
+
+# ---------------------------------------------------------------- problems
+
+
+def find_problem(text: str, task, held: list[tinyr1.Problem], cfg, tokenizer, rng) -> tinyr1.Problem:
+    """The problem that was typed, or the held-out one with this number, or for "" a random one of them.
+
+    Errors: tasks.TaskError if the text is none of these.
+    """
+    text = text.strip()
+    if not text:
+        return rng.choice(held)
+    if text.isdecimal() and int(text[:9]) < len(held):
+        return held[int(text)]
+    if not hasattr(task, "parse"):
+        raise tasks.TaskError(
+            f"{cfg.task} takes held-out problems: give a number from 0 to {len(held) - 1}, or an empty line."
+        )
+    return tinyr1.pose(task, held[0].example | task.parse(text), cfg, tokenizer)
+
+
+def lines(once: str | None):
+    """What is asked: `once` alone, or line after line of the standard input."""
+    if once is not None:
+        yield once
+        return
+    try:
+        import readline  # noqa: F401  (the arrow keys, where Python has it)
+    except ImportError:
+        pass
+    try:
+        while True:
+            yield input("\n> " if sys.stdin.isatty() else "")
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+# ---------------------------------------------------------------- one answer, token by token
+
+
+@torch.inference_mode()
+def sample_tokens(model, ids: list[int], cfg, seed: int):
+    """Endless tokens behind a prompt, by the model's own forward pass with its cache: what rollout.generate
+    samples first with this seed.
+    """
+    zero = torch.zeros(1, dtype=torch.long, device=model.device)
+    key, cache, new = rollout.stream(seed, zero, zero), None, torch.tensor([ids], device=model.device)
+    for at in count():
+        result = model(input_ids=new, past_key_values=cache, use_cache=True)
+        cache, u = result.past_key_values, rollout.uniform(key, zero + at)
+        new = rollout.sample(result.logits[:, -1], u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
+        yield new.item()
+
+
+class Answer:
+    """A model's answer in the making. Errors: tasks.TaskError if the problem leaves no room for one."""
+
+    def __init__(self, name: str, model, tokenizer, cfg, problem: tinyr1.Problem, seed: int):
+        room = getattr(model.config, "max_position_embeddings", None) or math.inf
+        self.cap = min(cfg.max_new_tokens, room - len(problem.ids))
+        if self.cap < 1:
+            raise tasks.TaskError(f"The problem is too long: the model knows only {room} positions.")
+        self.name, self.tokenizer, self.problem = name, tokenizer, problem
+        self.ends, self.stops = stop_ids(model, tokenizer, cfg.template), tasks.STOPS.get(cfg.template, ())
+        self.tokens = sample_tokens(model, problem.ids, cfg, seed)
+        # a thinking that the prompt has opened is the answer's own
+        self.opened = "<think>" * problem.prompt.rstrip().endswith("<think>")
+        self.ids, self.text, self.length, self.finished = [], "", 0, False
+
+    @property
+    def going(self) -> bool:
+        return not self.finished and self.length < self.cap
+
+    def advance(self) -> None:
+        token, self.length = next(self.tokens), self.length + 1
+        if token in self.ends:
+            self.finished = True
+            return
+        self.ids.append(token)
+        text = self.tokenizer.decode(self.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        self.text = self.opened + text
+        self.finished = any(stop in text for stop in self.stops)
+
+    @property
+    def shown(self) -> str:
+        """The text as a terminal may have it: no control characters, no half a letter at its end."""
+        text = self.text.rstrip("\ufffd") if self.going else self.text
+        return "".join(c if c.isprintable() or c == "\n" else "·" for c in text.expandtabs(4))
+
+    def verdict(self, task) -> str:
+        result = tinyr1.score(task, [self.problem], [self.text], 1)[0]
+        said = "✓ right" if result["correct"] else "✗ wrong"
+        said = f"the verifier failed ({result.get('error')})" if result["verifier_error"] else said
+        cut = "" if self.finished else ", cut off"
+        return f"{said}, reward {result['reward']:g}, {self.length} tokens{cut}"
+
+
+# ---------------------------------------------------------------- on the terminal
+
+
+def rows(text: str, width: int) -> list[str]:
+    """The text in rows of at most `width` characters. When it grows, only its last row changes."""
+    found = []
+    for line in text.split("\n"):
+        while len(line) > width:
+            space = line.rfind(" ", 1, width + 1)
+            cut = space if space > 0 else width
+            found.append(line[:cut])
+            line = line[cut:].removeprefix(" ")
+        found.append(line)
+    return found
+
+
+def one_by_one(answers: list[Answer], task) -> None:
+    for answer in answers:
+        print(f"\n[{answer.name}]")
+        written = 0
+        while answer.going:
+            answer.advance()
+            print(answer.shown[written:], end="", flush=True)
+            written = len(answer.shown)
+        print(f"\n{answer.verdict(task)}", flush=True)
+
+
+def side_by_side(answers: list[Answer], task, columns: int) -> None:
+    """Two columns that grow together. Rows that may still change are drawn again from the cursor's place."""
+    width = (columns - 3) // 2
+    draw = lambda cells: print(" │ ".join(f"{cell:{width}}" for cell in cells).rstrip() + "\x1b[K")
+    draw(f"[{answer.name}]" for answer in answers)
+    settled = 0  # rows that stay as they are
+    while True:
+        texts = [rows(answer.shown, width) for answer in answers]
+        open_ = [len(text) - 1 for answer, text in zip(answers, texts) if answer.going]
+        below = [*zip_longest(*(text[settled:] for text in texts), fillvalue="")]
+        for cells in below:
+            draw(cells)
+        if not open_:
+            break
+        stay = min(open_) - settled
+        print(f"\x1b[{len(below) - stay}A", end="", flush=True)
+        settled += stay
+        for answer, text in zip(answers, texts):
+            if answer.going and len(text) - 1 <= min(open_) + AHEAD:
+                answer.advance()
+    draw(answer.verdict(task) for answer in answers)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "tinyr1.py play", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--once", metavar="PROBLEM", help="answer this one and stop")
+    parser.add_argument("--temperature", type=float, help="of the answers (default: the run's; 0: no chance)")
+    parser.add_argument("--seed", type=int, help="of draws and answers (default: another one each time)")
+    args = parser.parse_args(argv)
+    cfg = Eval(**knobs.run_config(Eval, tinyr1.PRESETS, args.run))
+    cfg.name = args.run.resolve().name
+    cfg.temperature = cfg.temperature if args.temperature is None else args.temperature
+    device = pick_device(cfg.device)
+    cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
+    source = json.loads((args.run / "config.json").read_text())["config"]["model"]
+    models = {"base": load(replace(cfg, model=source, checkpoint="")), "trained": load(cfg)}
+    for model, _ in models.values():
+        model.to(tinyr1.sampling_dtype(model, cfg)).eval()
+    task, tokenizer = tasks.load(cfg.task), models["base"][1]
+    held = tinyr1.held_out(task, cfg, tokenizer)
+    seed = random.randrange(2**31) if args.seed is None else args.seed
+    rng, columns = random.Random(seed), shutil.get_terminal_size((0, 0)).columns
+    if args.once is None and sys.stdin.isatty():
+        typed = "Type a problem, or the number" if hasattr(task, "parse") else "Type the number"
+        print(f"{typed} of a held-out one (0 to {len(held) - 1}); an empty line draws one, Ctrl-D ends.")
+    for number, line in enumerate(lines(args.once)):
+        try:
+            problem = find_problem(line, task, held, cfg, tokenizer, rng)
+            answers = [Answer(name, *pair, cfg, problem, seed + number) for name, pair in models.items()]
+            print(problem.prompt.strip())
+            if sys.stdout.isatty() and columns >= WIDE:
+                side_by_side(answers, task, columns)
+            else:
+                one_by_one(answers, task)
+        except tasks.TaskError as error:
+            if args.once is not None:
+                raise
+            print(error)
+        except KeyboardInterrupt:  # enough of this answer
+            print("\x1b[J" if sys.stdout.isatty() else "")
+    return 0
