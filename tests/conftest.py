@@ -1,5 +1,7 @@
 import json
+import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: xdist's workers and what they start
 import pytest
 import torch
 

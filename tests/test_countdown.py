@@ -17,7 +17,7 @@ DATA = ROOT.parent / "shared/data"
 KEYS = {
     "answer",
     "reward", "correct", "answered", "attempts", "checks", "search_share", "attempts_within_search",
-    "give_up_share", "verdict_accuracy", "arithmetic_accuracy",
+    "give_up_share", "verdict_accuracy", "arithmetic_accuracy", "code_share",
 }  # fmt: skip
 
 
