@@ -25,7 +25,7 @@ from runfolder import HERE, UserError
 
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
 # one to two minutes a cell on two cores; two optimizer steps a rollout, or the ratio would always be 1
-MINI = "--token_budget 300000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
+MINI = "--token_budget 200000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
 FREE = {"out", "overwrite", "name", "device", "precision"}  # what a finished cell may differ in
 
 
