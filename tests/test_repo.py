@@ -63,6 +63,14 @@ def test_the_readmes_task_works(tmp_path):
     assert "max(" in task.question(e)
 
 
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in():
+    for page in (HERE / "README.md", HERE / "CONTRIBUTING.md", *(HERE / "plots" / "reference").glob("*.md")):
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page.name, link)
+        assert not re.search(r"@[A-Z]+@", text), page.name
+
+
 def test_presets_and_help_agree(capsys):
     assert set(tinyr1.PRESETS) == set(tinyr1.GPU_GB)
     assert tinyr1.main(["--help"]) == 0
