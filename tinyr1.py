@@ -685,6 +685,15 @@ class Progress:
     sampled: int = 0  # tokens
     drawn: int = 0  # prompts: the data cursor
 
+    def done(self, cfg: Config) -> int:
+        """Of the token budget, or without one of the steps."""
+        return self.sampled if cfg.token_budget else self.step
+
+    def bar(self, cfg: Config) -> tqdm:
+        total, unit = (cfg.token_budget, " tokens") if cfg.token_budget else (cfg.steps, "step")
+        return tqdm(total=total, initial=self.done(cfg), desc="train", unit=unit, dynamic_ncols=True,
+                    smoothing=0.1, unit_scale=cfg.token_budget > 0)  # fmt: skip
+
 
 def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict) -> None:
     """Write a step's row and some of its samples."""
@@ -765,7 +774,7 @@ def train(cfg: Config) -> dict | None:
         with clock("eval_base"):
             measure("eval", cfg.eval_problems, cfg.eval_samples)
         checkpoint()
-    bar = tqdm(total=cfg.steps, initial=at.step, desc="train", unit="step", dynamic_ncols=True, smoothing=0.1)
+    bar = at.bar(cfg)
     with Interrupt() as interrupt:
         while not over() and not interrupt.asked:
             begin, spent = time.perf_counter(), dict(clock)
@@ -806,7 +815,7 @@ def train(cfg: Config) -> dict | None:
             if at.step % cfg.save_every == 0 or over():
                 with clock("save"):
                     checkpoint()
-            bar.update()
+            bar.update(at.done(cfg) - bar.n)
             bar.set_postfix_str(
                 f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
             )
