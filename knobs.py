@@ -12,6 +12,10 @@ from transformers import HfArgumentParser
 from runfolder import UserError
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
 class Parser(HfArgumentParser):
     def error(self, message):
         raise UserError(f"{message}. `{self.prog} --help` lists every knob.")
@@ -26,13 +30,15 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
         Config,
         prog=f"tinyr1.py {command}",
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
+        description=Config.__doc__,
     )
     parser.add_argument(
         "preset", nargs="?", help=f"one of {', '.join(presets)}" + (", or a run folder" * (command == "eval"))
     )
     for action in parser._actions:
         action.choices = [*tables[action.dest]] if action.dest in tables else action.choices
+        action.help = argparse.SUPPRESS if action.dest in getattr(Config, "HIDDEN", ()) else action.help
     parser.parse_known_args(argv)  # which also gives help
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -85,13 +91,16 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
 
 def run_config(Config, presets: dict, folder: Path) -> dict:
     """The knobs of a run, with its trained model or its last checkpoint, as defaults for `eval`."""
+    if not folder.is_dir():
+        near = difflib.get_close_matches(str(folder), presets, 1)
+        hint = f" Did you mean the preset {near[0]}?" if near else " Train first: bash run.sh"
+        raise UserError(f"There is no run folder {folder}.{hint}")
     try:
         saved = json.loads((folder / "config.json").read_text())
         knobs = {f.name: saved["config"].get(f.name, default(f)) for f in fields(Config)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder} is neither a preset ({', '.join(presets)}) nor a run folder: "
-            f"{type(error).__name__}: {error}."
+            f"{folder} is no run folder: its config.json cannot be read ({type(error).__name__}: {error})."
         ) from error
     knobs |= {"name": "", "out": str(folder.resolve().parent), "device": "auto", "precision": "auto"}
     if "own" in knobs:

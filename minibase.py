@@ -417,6 +417,9 @@ def main() -> None:
         parser.add_argument(f"--{f.name}", type=f.type, default=f.default, help=f.metadata["help"])
     args = parser.parse_args()
     corpus = Corpus(**{f.name: getattr(args, f.name) for f in fields(Corpus)})
+    shares = {f.name: getattr(args, f.name) for f in fields(Corpus) if f.type in (float, "float")}
+    if wrong := [name for name, share in shares.items() if not 0 <= share <= 1]:
+        parser.error(f"--{wrong[0]} {shares[wrong[0]]} must lie in 0..1")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out} is a file")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,8 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
     """
     path = HERE / "minibase" if source == "minibase" and not Path(source).exists() else Path(source)
     if path.is_dir():
+        if (path / "final").is_dir():
+            raise UserError(f"{path} is a run folder, not a model: give --model {path / 'final'}.")
         if not (path / "config.json").exists():
             raise UserError(
                 f"The model folder {path} has no config.json: it is not a Hugging Face model folder."
@@ -116,7 +118,7 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
             )
     elif source in MADE_HERE:
         raise UserError(f"There is no base model {source} yet. Make it once: {MADE_HERE[source]}")
-    elif source.startswith((".", "/", "~")) or source == "minibase":
+    elif source.startswith((".", "/", "~")) or source == "minibase" or "/" in source and path.parent.is_dir():
         raise UserError(
             f"There is no model folder {path}. Give a Hugging Face folder or a hub id such as "
             "Qwen/Qwen2.5-0.5B."

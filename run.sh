@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # bash run.sh [preset] [--knob value ...]   train; `mini` if no preset is named; the same command resumes a stopped run
-# bash run.sh eval RUN [--knob value ...]   evaluate a run (or --model FOLDER): pass@1, pass@k, cons@k; also bench, compare_algos
+# bash run.sh eval RUN [--knob value ...]   evaluate a run (or --model FOLDER): pass@1, pass@k, cons@k
 # bash run.sh play RUN                      type a problem and watch the base and the trained model answer it
+# bash run.sh bench                         time sampling and a step; compare_algos, make_smollm2: each has --help
 # bash run.sh test                          run the tests
 #
 # preset         needs               what it is
 # mini           2 processor cores   the miniature on Countdown: no GPU, no download, minutes
-# mini-dip       2 processor cores   mini from a base that also writes code (made by you: it says how): the length dips
+# mini-dip       2 processor cores   mini from a base that also writes code (made by you: it says how)
 # mini-multiply  2 processor cores   the same base on multiplication
 # smollm2        2 processor cores   a real model of 135 M parameters on the multiplication tables (see commands/make_smollm2.py)
 # 0.5b           GPU with 22 GB      Qwen2.5-0.5B with TinyZero's figures: learns the format and to guess

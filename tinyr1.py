@@ -18,6 +18,7 @@ Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T =
 """
 
 import collections
+import difflib
 import importlib
 import inspect
 import itertools
@@ -49,6 +50,8 @@ def knob(default, help: str, choices=None):
 
 @dataclass
 class Config:
+    """Train a model on a task, in a run folder of its own."""
+
     # the experiment
     model: str = knob(
         "minibase", "Hugging Face folder or hub id; minibase is the miniature that ships with tinyr1"
@@ -117,7 +120,7 @@ class Config:
     probe_every: int = knob(10, "steps between the small evaluations during training; 0 for none")
     probe_problems: int = knob(128, "held-out problems of a small evaluation, one sample each")
     # the run
-    name: str = knob("", "folder under --out (default: the preset and the knobs you changed)")
+    name: str = knob("", "folder under --out; if empty, named after the preset and the knobs you changed")
     out: str = knob("runs", "where run folders are")
     seed: int = knob(0, "fixes everything")
     device: str = knob("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
@@ -869,7 +872,11 @@ def main(argv: list[str]) -> int:
             return 0 if train(cfg) else 130
         if command in COMMANDS:
             return importlib.import_module(f"commands.{command}").main(rest)
-        raise UserError(f"Unknown command {command!r}: there are train, {', '.join(COMMANDS)}.\n{usage()}")
+        near = difflib.get_close_matches(command, ["train", *COMMANDS], 1)
+        raise UserError(
+            f"Unknown command {command!r}.{f' Did you mean {near[0]}?' if near else ''} There are train, "
+            f"{', '.join(COMMANDS)}."
+        )
     except (UserError, tasks.TaskError) as error:
         print(f"tinyr1: {error}", file=sys.stderr)
         return 2

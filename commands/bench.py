@@ -56,13 +56,14 @@ class Bench:
     prompt_tokens: int = knob(64, "length of a prompt of random tokens (with --lengths eos: Countdown's)")
     max_new_tokens: int = knob(160, "cap on the tokens of a response")
     lengths: str = knob(
-        "", "eos: as the model ends; fixed: all at the cap; skewed: most short, few at the cap",
+        "", "eos: as the model ends; fixed: all at the cap; skewed: most short, few at the cap; empty: eos "
+        "of the miniature, else skewed",
         ["", "eos", "fixed", "skewed"],
     )  # fmt: skip
     against: str = knob("hf", "engines to compare with, of hf,static,generate_batch,vllm; none for none")
     repeats: int = knob(3, "timed rounds")
     slots: int = knob(0, "samples decoded at once; 0: as many as fit")
-    train: bool = knob(True, "time a whole training step, too")
+    train: bool = knob(True, "whether a training step is timed, too")
     profile: bool = knob(False, "print where the time of sampling goes")
     device: str = knob("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
     precision: str = knob("auto", "of the training step, and of sampling on a GPU", ["auto", "fp32", "bf16"])

@@ -36,6 +36,11 @@ def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
     if preset != "mini" and "--token_budget" not in given:
         raise UserError(f"Give --token_budget, the sampled tokens of a cell: {preset} has no usual one.")
     algorithm, _, mode = algo.partition(":")
+    if algorithm not in tinyr1.ALGORITHMS or mode not in ("", *tinyr1.CONTROLS):
+        raise UserError(
+            f"--algos {algo}: expected one of {', '.join(tinyr1.ALGORITHMS)}, alone or with one of "
+            f"{', '.join(':' + mode for mode in tinyr1.CONTROLS)} behind it."
+        )
     own = ["--algo", algorithm, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
     own += ["--name", f"{algo.replace(':', '-')}-s{seed}"]
     return [preset, *ALL, *(MINI if preset == "mini" else []), *given, *own]

@@ -13,7 +13,7 @@ without a model.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -33,8 +33,16 @@ GREEDY = " (greedy)"  # behind a set's name in eval_samples.jsonl
 FREE = {"out", "overwrite", "name", "device", "rescore", "own"}  # what a resumed evaluation may differ in
 
 
+READ = {
+    *"model task task_args template max_new_tokens temperature top_p eval_problems eval_samples".split(),
+    *"name out seed device precision overwrite".split(),
+}
+
+
 @dataclass
 class Eval(Config):
+    __doc__ = __doc__
+    HIDDEN = {f.name for f in fields(Config)} - READ  # knobs of training, which a run's config brings along
     task: str = knob("countdown", "tasks, sets such as math500, or files, with commas; or NAME:option=value")
     data: list[str] = knob([], "SET=FILE: read that set's problems from a file")
     greedy: bool = knob(False, "answer every problem once more, without chance")

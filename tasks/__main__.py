@@ -86,12 +86,14 @@ def show(task, name, options, template, number):
     first = first_example(task, name, options)
     print(f"\n# a prompt, in the template {template!r}")
     print(render(template, task.question(first)))
-    print("\n# rewards")
+    print("\n# rewards: ✓ right, · wrong; some answers are to a problem of their own, named at the end")
     for completion, example, case in cases(name, first):
         result = task.reward(completion, example)
-        text = completion.replace("\n", "⏎").encode(errors="replace").decode()
+        text = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in completion)
         text = text if len(text) <= 60 else text[:20] + " … " + text[-37:]
-        print(f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}  {text:60}  {case['why']}")
+        own = ", ".join(f"{key} {value}" for key, value in example.items() if first.get(key) != value)
+        print(f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}  {text:60}  {case['why']}"
+              + (f"  ({own[:80]})" if own else ""))  # fmt: skip
 
 
 # ---------------------------------------------------------------- the attack

@@ -10,6 +10,7 @@ import pytest
 
 from plots import curves as plots
 
+PARTS = ("selection", "persistence", "both", "rest")
 CONFIG = {"model": "minibase", "task": "countdown", "algo": "grpo", "seed": 0, "steps": 12}
 
 
@@ -111,24 +112,24 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    "base, now, selection, persistence, rest",
+    "base, now, selection, persistence, both, rest",
     [
-        ((1.6, 0.3, 3.0), (1.8, 0.4, 3.0), 0.2, 0, 0),  # only more of them search
-        ((1.6, 0.3, 3.0), (2.2, 0.3, 5.0), 0, 0.6, 0),  # only for longer
-        ((1.6, 0.3, 3.0), (4.6, 0.9, 5.0), 1.2, 1.8, 0),
-        ((1.6, 0.3, 3.0), (1.25, 0.3, 3.0), 0, 0, -0.35),  # direct answers with 0.5 attempts
-        ((1.6, 0.3, 3.0), (5.0, 1.0, 5.0), 1.4, 2.0, 0),
-        ((1.0, 0.0, NAN), (3.0, 0.5, 5.0), 2.0, 0, 0),  # the base never searches
-        ((1.0, 0.0, NAN), (1.0, 0.0, NAN), 0, 0, 0),
-        ((1.6, 0.3, 3.0), (1.0, 0.0, NAN), -0.6, 0, 0),
-        ((3.0, 1.0, 3.0), (2.0, 0.5, 3.0), -1.0, 0, 0),  # the base always searches
+        ((1.6, 0.3, 3.0), (1.8, 0.4, 3.0), 0.2, 0, 0, 0),  # only more of them search
+        ((1.6, 0.3, 3.0), (2.2, 0.3, 5.0), 0, 0.6, 0, 0),  # only for longer
+        ((1.6, 0.3, 3.0), (4.6, 0.9, 5.0), 1.2, 0.6, 1.2, 0),
+        ((1.6, 0.3, 3.0), (1.25, 0.3, 3.0), 0, 0, 0, -0.35),  # direct answers with 0.5 attempts
+        ((1.6, 0.3, 3.0), (5.0, 1.0, 5.0), 1.4, 0.6, 1.4, 0),
+        ((1.0, 0.0, NAN), (3.0, 0.5, 5.0), 2.0, 0, 0, 0),  # the base never searches
+        ((1.0, 0.0, NAN), (1.0, 0.0, NAN), 0, 0, 0, 0),
+        ((1.6, 0.3, 3.0), (1.0, 0.0, NAN), -0.6, 0, 0, 0),
+        ((3.0, 1.0, 3.0), (2.0, 0.5, 3.0), -1.0, 0, 0, 0),  # the base always searches
     ],
 )
-def test_decompose(base, now, selection, persistence, rest):
+def test_decompose(base, now, selection, persistence, both, rest):
     parts = plots.decompose(base, now)
-    expected = [selection, persistence, rest, now[0] - base[0]]
+    expected = [selection, persistence, both, rest, now[0] - base[0]]
     assert [*parts.values()] == pytest.approx(expected, abs=1e-12)
-    assert sum([*parts.values()][:3]) == pytest.approx(parts["growth"], abs=1e-12)
+    assert sum([*parts.values()][:4]) == pytest.approx(parts["growth"], abs=1e-12)
 
 
 def test_growth_counts_from_the_first_evaluation_and_its_parts_sum_to_it(make):
@@ -136,7 +137,7 @@ def test_growth_counts_from_the_first_evaluation_and_its_parts_sum_to_it(make):
     assert run.base == (pytest.approx(0.7 + 0.3 * 2.8), 0.3, 2.8)
     for prefix in ("", "probe/", "eval/"):
         total = run.series(prefix + "growth")[1]
-        parts = [run.series(f"{prefix}growth_{part}")[1] for part in ("selection", "persistence", "rest")]
+        parts = [run.series(f"{prefix}growth_{part}")[1] for part in PARTS]
         assert np.allclose(sum(parts), total) and np.allclose(
             total, run.series(prefix + "attempts")[1] - run.base[0]
         )
