@@ -104,6 +104,16 @@ def control(run: Run) -> str:
     return "" if mode == "task" else f"control: {mode} reward"
 
 
+def so_far(config: dict, step: float) -> str:
+    """How far a run is."""
+    budget = config.get("token_budget")
+    return (
+        f"step {step:.0f}, of {budget:,} tokens"
+        if budget
+        else f"step {step:.0f} of {config.get('steps', '?')}"
+    )
+
+
 def longest_in_pretraining(run: Run) -> float:
     """Attempts of the longest search in the base model's pre-training, by its record.json; NaN if unknown."""
     model = run.config.get("model") or ""
@@ -391,7 +401,7 @@ def curves(runs: list[Run]) -> Figure:
         facts.append("held-out accuracy {:.0%} → {:.0%}".format(*ends))
     if ends := first_last(runs[0], "tokens"):
         facts.append("response length {:.0f} → {:.0f} tokens".format(*ends))
-    facts.append(f"step {done[-1] if len(done) else 0:.0f} of {runs[0].config.get('steps', '?')}")
+    facts.append(so_far(runs[0].config, done[-1] if len(done) else 0))
     fig, axes = canvas(runs, "   |   ".join(facts), 2, len(panels))
     for ax, panel in zip(axes, panels):
         panel.draw(ax, runs)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from plots import aha
-from plots.curves import CURVES, GROWTH, PREFIXES, NotARun, Panel, Run, load_run, number, smooth
+from plots.curves import CURVES, GROWTH, PREFIXES, NotARun, Panel, Run, load_run, number, smooth, so_far
 from plots.summary import COUNTS, ROWS
 from tasks import _attempts
 
@@ -190,7 +190,7 @@ def data(run: Run) -> dict:
     ]
     return {
         "title": f"tinyr1 · {run.name}",
-        "facts": " · ".join([*told, f"step {done:g} of {config.get('steps', '?')}"]),
+        "facts": " · ".join([*told, so_far(config, done)]),
         "summary": summary(run), "live": not run.summary, "caption": CAPTION, "head": head, "table": figures,
         "curves": [asdict(chart) for chart in training_charts(run)],
         "aha": {
