@@ -184,7 +184,7 @@ def test_several_runs_are_overlaid_by_their_main_quantity(make):
     heights = [
         bar.get_height() for bar in titles(plots.growth(runs))["Growth of the attempts per response"].patches
     ]
-    assert heights[:3] == pytest.approx([0.6 * 1.8, 0.9 * 4.8, 0], abs=1e-9)
+    assert heights[:4] == pytest.approx([0.6 * 1.8, 0.3 * 4.8, 0.6 * 4.8, 0], abs=1e-9)
 
 
 def test_the_longest_search_of_the_pretraining_is_drawn_where_the_model_records_it(make, tmp_path):
