@@ -31,7 +31,7 @@ ROWS = {  # our row -> TRL's settings
     "drgrpo": dict(loss_type="dr_grpo"),
     "dapo": dict(loss_type="dapo", epsilon_high=0.28),
     "gspo": dict(loss_type="grpo", importance_sampling_level="sequence", epsilon_low=3e-4, epsilon_high=4e-4),
-    "cispo": dict(loss_type="cispo", epsilon_high=5.0),
+    "cispo": dict(loss_type="cispo", epsilon_high=1.15),
     "rloo": dict(),
 }
 OWN = dict(drop_dead=False, resample=0, overlong="keep")  # TRL has no dynamic sampling inside its loss
