@@ -391,11 +391,8 @@ def longest_search(corpus: Corpus, tokenizer, seed: int, count: int = 100_000) -
     """
     texts = [c for p, c in itertools.islice(documents(corpus, seed), count) if p.startswith("Make")]
     longest = max(texts, key=lambda text: text.count(", want "))
-    return {
-        "attempts": longest.count(", want "),
-        "tokens": len(tokenizer(longest).input_ids) + 1,
-        "among_documents": count,
-    }
+    attempts, tokens = longest.count(", want "), len(tokenizer(longest).input_ids) + 1
+    return {"attempts": attempts, "tokens": tokens, "among_documents": count}
 
 
 def main() -> None:

@@ -211,4 +211,4 @@ def test_an_unfinished_run_answers_from_its_checkpoint(runs, tmp_path, capsys):
 def test_no_run_is_one_clear_line(tmp_path, capsys):
     assert run(tmp_path) == 2
     error = capsys.readouterr().err
-    assert "nor a run folder" in error and error.count("\n") == 1
+    assert "is no run folder" in error and error.count("\n") == 1
