@@ -69,13 +69,13 @@ def draw(models: dict[str, dict]) -> Figure:
             at = places + (i - (len(models) - 1) / 2) * width
             color = GREY if i == 0 else COLORS[i - 1]
             bars = ax.bar(at, shares, 0.92 * width, label=model, color=color)
-            ax.bar_label(bars, fmt="%.0f", fontsize=11, padding=2)
+            ax.bar_label(bars, fmt="%.0f", fontsize=11, padding=9)
             if ci := tasks[task].get("accuracy_ci"):
                 ax.errorbar(
                     at[0], shares[0], [[shares[0] - 100 * ci[0]], [100 * ci[1] - shares[0]]], color="k"
                 )
         ax.set_xticks(places, ways.values(), fontsize=12)
-        ax.set(title=f"on {task}", ylim=(0, 112), ylabel="% of responses", yticks=range(0, 101, 25))
+        ax.set(title=f"on {task}", ylim=(0, 115), ylabel="% of responses", yticks=range(0, 101, 25))
         ax.title.set_fontsize(14)
         ax.spines[["top", "right"]].set_visible(False)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=len(models), frameon=False,
