@@ -351,7 +351,7 @@ class Panel:
         if len(handles) > 1:
             ax.legend(
                 handles=handles, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, borderpad=0,
-                fontsize=10.5, ncols=4, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
+                fontsize=10.5, ncols=5, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
             ).set_in_layout(False)  # fmt: skip
         if self.share:
             ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
@@ -384,7 +384,7 @@ GROWTH = [
         "attempts_within_search": "in a search", "attempts": "all responses"}),
     Panel("Growth of the attempts per response", "attempts gained since the base", how=stack, overlay=4,
           labels={
-        "growth_selection": "selection", "growth_persistence": "persistence", "growth_both": "both at once",
+        "growth_selection": "selection", "growth_persistence": "persistence", "growth_both": "both",
         "growth_rest": "rest"}),
 ]  # fmt: skip
 
