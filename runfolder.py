@@ -68,6 +68,11 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
 
 
+def differing(saved: dict, now: dict, free) -> list[str]:
+    """The settings in which a run that is to go on is not the one that was saved, but for the `free` ones."""
+    return [name for name, value in now.items() if name not in free and saved.get(name) != value]
+
+
 LOW_PRIORITY = 19  # of what refreshes the report while training goes on: it takes what training leaves
 LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
 
@@ -126,12 +131,8 @@ class Run:
         for name in ("device", "precision"):
             if getattr(cfg, name) == "auto":
                 setattr(cfg, name, saved[name])
-        free = ("out", "overwrite", "name")
-        changed = [
-            f"--{k} was {saved.get(k)}, now {v}"
-            for k, v in asdict(cfg).items()
-            if k not in free and saved.get(k) != v
-        ]
+        changed = differing(saved, asdict(cfg), free=("out", "overwrite", "name"))
+        changed = [f"--{name} was {saved.get(name)}, now {getattr(cfg, name)}" for name in changed]
         if changed:
             raise UserError(
                 f"{self.path} holds an unfinished run with other settings ({'; '.join(changed)}). Go on with "

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tinyr1
 from plots import algorithms
-from runfolder import HERE, UserError
+from runfolder import HERE, UserError, differing
 
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
 # one to two minutes a cell on two cores; two optimizer steps a rollout, or the ratio would always be 1
@@ -53,8 +53,7 @@ def finished(argv: list[str]) -> bool:
     if not (folder / "config.json").exists():
         return False
     saved = json.loads((folder / "config.json").read_text())["config"]
-    changed = [k for k, v in asdict(cfg).items() if k not in FREE and saved.get(k) != v]
-    if changed:
+    if changed := differing(saved, asdict(cfg), FREE):
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): give another --out, or remove "
             "it."

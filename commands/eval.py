@@ -24,7 +24,7 @@ import tinyr1
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
-from runfolder import UserError, environment, write_atomically, write_json
+from runfolder import UserError, differing, environment, write_atomically, write_json
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
@@ -109,11 +109,8 @@ class Folder:
             saved = {}
         if settings["precision"] == "auto":
             settings["precision"] = saved.get("precision", "auto")
-        changed = [
-            f"{'the weights' if k == 'written' else '--' + k} changed"
-            for k, v in settings.items()
-            if saved.get(k) != v
-        ]
+        changed = differing(saved, settings, FREE)
+        changed = [f"{'the weights' if name == 'written' else '--' + name} changed" for name in changed]
         if changed:
             raise UserError(
                 f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}): give "
@@ -161,8 +158,9 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
     chunk = max(1, AT_ONCE // k)
     whole = len(known) if len(known) == len(held) * k else len(known) // (chunk * k) * chunk * k
     records, begun = known[:whole], len(known) - whole
+    asked = [json.loads(json.dumps(problem.example, default=str)) for problem in held] if known else []
     for i, record in enumerate(known):
-        if record["example"] != json.loads(json.dumps(held[min(i // k, len(held) - 1)].example, default=str)):
+        if record["example"] != asked[min(i // k, len(held) - 1)]:
             raise UserError(
                 f"The problems of {name} have changed since {folder.samples} was begun: --overwrite it, or "
                 "give --name ANOTHER."
@@ -263,7 +261,7 @@ def load(cfg: Eval):
 def main(argv: list[str]) -> int:
     cfg, _ = tinyr1.parse("eval", argv, Eval)
     if cfg.rescore:
-        rescore(cfg, "--task" in argv)
+        rescore(cfg, any(word.split("=")[0] == "--task" for word in argv))
         return 0
     found, device = sets(cfg), pick_device(cfg.device)
     folder = Folder(cfg)  # which knows the precision of what it goes on with

@@ -2,11 +2,11 @@
 
 import json
 import random
-import time
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 
 import pytest
+from timing import fastest
 
 from tasks import TaskError, countdown
 from tasks.__main__ import completion_of
@@ -23,17 +23,6 @@ KEYS = {
 
 def score(completion, nums=(44, 19, 35), target=98, **style):
     return countdown.reward(completion, {"nums": list(nums), "target": target, **style})
-
-
-def fastest(function, tries=5):
-    """(result, seconds of the best try), with caches emptied before each: noise only ever adds time."""
-    seconds = []
-    for _ in range(tries):
-        countdown.evaluate.cache_clear()
-        start = time.perf_counter()
-        result = function()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
 
 
 # ---------------------------------------------------------------- the verifier

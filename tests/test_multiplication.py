@@ -3,11 +3,11 @@
 import json
 import random
 import re
-import time
 from itertools import islice, product
 from pathlib import Path
 
 import pytest
+from timing import fastest
 
 import minibase
 from tasks import TaskError, multiplication, render
@@ -24,17 +24,6 @@ KEYS = {
 
 def score(completion, a=23, b=47, **style):
     return multiplication.reward(completion, {"a": a, "b": b, **style})
-
-
-def fastest(function, tries=5):
-    """(result, seconds of the best try), with caches emptied before each: noise only ever adds time."""
-    seconds = []
-    for _ in range(tries):
-        multiplication.evaluate.cache_clear()
-        start = time.perf_counter()
-        result = function()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
 
 
 # ---------------------------------------------------------------- the verifier
