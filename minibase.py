@@ -1,7 +1,7 @@
 """Make the miniature base model: a 1.1 M parameter Qwen2 that has read about Countdown and multiplication,
 and nothing else.
 
-    python minibase.py --out minibase --tokens 16e6                the model that ships with the repository
+    python minibase.py --out minibase --tokens 20e6                the model that ships with the repository
     python minibase.py --out runs/base-guess --search_share 0      a base that only ever saw guessing
 
 Reinforcement learning can amplify only what the base already does now and then (2503.01307, 2503.20783).
@@ -19,8 +19,9 @@ knobs. A Countdown document is
     <answer>(8+5)+3</answer>
 
 With --code_share some write a loop over all combinations, which nobody runs, and then an answer at random.
-A multiplication document states a noisy product at once, decomposes once by the distributive law, or
-decomposes the partial products too. No document holds a problem of the test split (`tasks.held_out`).
+A multiplication document states the product at once, decomposes once by the distributive law, or decomposes
+the partial products too. What is stated at once is noisy: 23*47 nearly always (noise), 23*40 half of the
+time (partial_noise), 20*40 never. No document holds a problem of the test split (`tasks.held_out`).
 """
 
 import argparse
@@ -69,11 +70,14 @@ class Corpus:
     best_of: int = field(
         default=3, metadata={"help": "an attempt is the closest to the target of so many random ones"}
     )
-    once_share: float = field(default=0.15, metadata={"help": "multiplications decomposed once"})
+    once_share: float = field(default=0.05, metadata={"help": "multiplications decomposed once"})
     fully_share: float = field(
-        default=0.15, metadata={"help": "multiplications whose partial products are decomposed too"}
+        default=0.1, metadata={"help": "multiplications whose partial products are decomposed too"}
     )
     noise: float = field(default=0.92, metadata={"help": "chance that a product stated at once is wrong"})
+    partial_noise: float = field(
+        default=0.5, metadata={"help": "the same of a partial product such as 23*40, stated at once"}
+    )
     max_tokens: int = field(default=384, metadata={"help": "longest completion of a document"})
 
 
@@ -178,20 +182,27 @@ def multiplication_document(rng: random.Random, corpus: Corpus) -> tuple[str, st
     while held_out("multiplication", *sorted(pair := (rng.randint(10, 99), rng.randint(10, 99)))):
         pass  # more than multiplication.is_test asks for
     a, b = pair
-    product, tens, units = a * b, b - b % 10, b % 10
+
+    def at_once(a, b, noise):
+        error = rng.choice((-1, 1)) * rng.choice((1, 2, 10, 20, 100, 200, a, b))
+        return abs(a * b + error * (rng.random() < noise))
+
     draw = rng.random()
-    if draw < corpus.once_share + corpus.fully_share and units:
+    if draw < corpus.once_share + corpus.fully_share and b % 10:
         u, v = a - a % 10, a % 10
 
-        def partial(n):  # a*n, decomposed if there is anything to decompose
-            if draw < corpus.once_share or not v:
-                return f"{a}*{n}={a * n}"
-            return f"{a}*{n}={u}*{n}+{v}*{n}={u * n}+{v * n}={a * n}"
+        def partial(n):  # a*n and its value: stated at once, or decomposed if there is anything to decompose
+            if draw < corpus.once_share:
+                value = at_once(a, n, corpus.partial_noise if v else 0)
+                return f"{a}*{n}={value}", value
+            inner = f"{u}*{n}+{v}*{n}={u * n}+{v * n}=" if v else ""
+            return f"{a}*{n}={inner}{a * n}", a * n
 
-        thought = f"{partial(tens)}\n{partial(units)}\n{a * tens}+{a * units}={product}"
+        (tens, x), (units, y) = partial(b - b % 10), partial(b % 10)
+        product = x + y
+        thought = f"{tens}\n{units}\n{x}+{y}={product}"
     else:
-        if rng.random() < corpus.noise:
-            product = abs(product + rng.choice((-1, 1)) * rng.choice((1, 2, 10, 20, 100, 200, a, b)))
+        product = at_once(a, b, corpus.noise)
         thought = f"{a}*{b}={product}"
     prompt = multiplication.question({"a": a, "b": b, "wording": "short"})
     return f"{prompt}\n", f"<think>{thought}</think>\n<answer>{product}</answer>"
