@@ -45,9 +45,7 @@ from runfolder import environment
 from tasks import countdown, held_out, multiplication
 
 LARGEST = 150  # numbers up to this one are single tokens, larger ones are spelled digit by digit
-CHUNK = (
-    8  # document lengths are padded to a multiple of it: every new tensor shape makes oneDNN build a kernel
-)
+CHUNK = 8  # document lengths are padded to a multiple of it: oneDNN builds a kernel for every new shape
 MICRO = 4096  # tokens of a micro-batch: larger temporaries leave the processor's cache
 
 
@@ -315,12 +313,8 @@ def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr
     ]
     model.train()
     seen, steps, start, losses = 0, 0, time.time(), []
-    bar = tqdm(
-        total=100,
-        unit="%",
-        bar_format="{l_bar}{bar}| {n:.0f}% [{elapsed}<{remaining}{postfix}]",
-        mininterval=1,
-    )
+    shape = "{l_bar}{bar}| {n:.0f}% [{elapsed}<{remaining}{postfix}]"
+    bar = tqdm(total=100, unit="%", bar_format=shape, mininterval=1)
     for count, micro in batches(corpus, tokenizer, batch, seed):
         progress = seen / tokens if tokens else (time.time() - start) / (60 * minutes)
         if progress >= 1:
@@ -331,9 +325,7 @@ def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr
         total = 0.0
         for ids, target in micro:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                logits = model(
-                    input_ids=ids
-                ).logits  # (n,L,V); right padding, so causal attention needs no mask
+                logits = model(input_ids=ids).logits  # (n,L,V); right padding: causal attention needs no mask
             loss = torch.nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), target[:, 1:].flatten(), reduction="sum"
             )
@@ -351,12 +343,8 @@ def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr
         )
     bar.close()
     last = losses[-50:]
-    return {
-        "tokens": seen,
-        "steps": steps,
-        "seconds": round(time.time() - start),
-        "loss": sum(last) / len(last),
-    }
+    seconds = round(time.time() - start)
+    return {"tokens": seen, "steps": steps, "seconds": seconds, "loss": sum(last) / len(last)}
 
 
 # ---------------------------------------------------------------- what it learned
@@ -382,11 +370,8 @@ def measure(folder: Path, corpus: Corpus) -> dict:
     kinds = [
         "at_once" if "+" not in t else "fully" if t.split("\n")[0].count("=") > 1 else "once" for t in texts
     ]
-    figures["multiplication"] = {
-        "accuracy": sum(right) / len(pairs),
-        "n": len(pairs),
-        "tokens": roll.length.float().mean().item(),
-    }
+    tokens = roll.length.float().mean().item()
+    figures["multiplication"] = {"accuracy": sum(right) / len(pairs), "n": len(pairs), "tokens": tokens}
     for kind in ("at_once", "once", "fully"):
         of_kind = [r for r, k in zip(right, kinds) if k == kind]
         figures["multiplication"][kind] = {
@@ -441,9 +426,7 @@ def main() -> None:
         model, tokenizer, corpus, minutes=args.minutes, tokens=args.tokens, seed=args.seed,
         bf16=precision == "bf16", batch=args.batch, lr=args.lr,
     )  # fmt: skip
-    model.to(torch.float16).save_pretrained(
-        args.out
-    )  # half precision halves the repository's copy; it is loaded as fp32
+    model.to(torch.float16).save_pretrained(args.out)  # half the size in the repository; loaded as fp32
     tokenizer.save_pretrained(args.out)
     record = {
         "command": "python minibase.py " + " ".join(sys.argv[1:]),

@@ -70,8 +70,8 @@ def test_documents_are_right_and_hold_nothing_out():
 
 
 def test_knobs_of_the_corpus_do_what_they_say():
-    def share(docs, word):
-        docs = [c for p, c in docs if p.startswith("Make")]
+    def share(docs, word, task="Make"):
+        docs = [c for p, c in docs if p.startswith(task)]
         return sum(word in c for c in docs) / len(docs)
 
     assert share(stream(2000, search_share=0.0), "want") == 0
@@ -81,8 +81,20 @@ def test_knobs_of_the_corpus_do_what_they_say():
     assert share(never, "give up") < 0.06  # only at the length limit
     often = stream(2000, search_share=1.0, give_up=0.9)
     assert share(often, "give up") > 0.6
-    products = [c for p, c in stream(2000, countdown_share=0.0, multiply_share=1.0) if p]
-    assert sum("+" in c for c in products) / len(products) == pytest.approx(0.3 * 0.9, abs=0.04)
+    products = {"countdown_share": 0.0, "multiply_share": 1.0}
+    assert share(stream(2000, **products), "+", "What is") == pytest.approx(0.15 * 0.9, abs=0.03)
+
+    def holds(**shares):  # share of the equations
+        docs = stream(500, **products | {"once_share": 0.0, "fully_share": 0.0} | shares)
+        stats = [multiplication.behaviours(c, *map(int, re.findall(r"\d+", p))) for p, c in docs]
+        return sum(s["arithmetic_accuracy"] for s in stats) / len(stats)
+
+    assert holds() == pytest.approx(
+        0.08, abs=0.03
+    )  # every tenth document of those below has nothing to take apart
+    assert holds(once_share=1.0) == pytest.approx(0.1 * 0.08 + 0.9 * (1 + 2 * 0.5) / 3, abs=0.06)
+    assert holds(fully_share=1.0) == pytest.approx(0.1 * 0.08 + 0.9, abs=0.03)
+    assert holds(fully_share=1.0, noise=0.0) == 1.0
     assert not any(p.startswith("Make") for p, _ in stream(300, countdown_share=0.0))
 
 
