@@ -415,7 +415,7 @@ def usefulness(evals: dict) -> Chart:
             if any(right):
                 points.append([step, *clustered(right)])
         chart.series.append(Series(label, color, points))
-    chart.note = f"Reflects: checks, backtracks or decomposes. No gap: superficial. {WILSON}"
+    chart.note = f"Reflects: checks, backtracks or decomposes. No gap: reflection is superficial. {WILSON}"
     return chart
 
 
@@ -684,7 +684,7 @@ def sides_of(paths: dict[str, Path | None], task: str) -> list | None:
             sets = defaultdict(lambda: defaultdict(list))
             for row in read_rows(path / "eval_samples.jsonl" if path.is_dir() else path, "completion"):
                 kind = str(row.get("task", task))
-                if kind.split(":")[0] == task:  # neither another task nor the greedy answers
+                if kind.split(":")[0] == task and not kind.endswith("(greedy)"):
                     sets[kind][problem_key(row)].append(row)
             if len(sets) != 1:
                 raise NotARun(
