@@ -8,9 +8,9 @@ model's, problem by problem, by a margin that chance does not explain over all t
 
 pass@k for k up to 64, from as many samples of each model:
 
-    python tinyr1.py eval runs/mini --eval_samples 64
-    python tinyr1.py eval runs/mini --eval_samples 64 --model minibase --name base
-    python plots/aha.py runs/mini --base runs/eval-base --trained runs/eval-mini
+    python tinyr1.py eval runs/mini --eval_samples 64 --name trained
+    python tinyr1.py eval runs/mini --eval_samples 64 --name base --model minibase
+    python plots/aha.py runs/mini --base runs/eval-base --trained runs/eval-trained
 """
 
 import argparse

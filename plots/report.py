@@ -1,7 +1,7 @@
 """A run as one page, RUN/report.html: what was learned, curves, aha panels, every sample that was kept.
 
     python plots/report.py runs/mini        # also while it trains: logs are read as far as they go
-    python plots/report.py runs/mini --base runs/eval-base --trained runs/eval-mini     # pass@k: see aha.py
+    python plots/report.py runs/mini --base runs/eval-base --trained runs/eval-trained  # pass@k: see aha.py
 
 The page is one file. It loads nothing, and its policy forbids it to. A response is hostile input: it travels
 as JSON without a `<`, and enters the page as text, never as markup.

@@ -278,7 +278,12 @@ def test_seeds_are_grouped_and_groups_compared(tmp_path):
     assert "| model minibase | 3 | 20.0 ± 0.0 % | 80.0 ± 0.0 % |" in text
     mean, low, high, n = compare.difference(*(compare.answers(runs) for runs in groups.values()), "correct")
     assert n == 30 and mean == pytest.approx(-2 / 3) and low < mean < high < 0
-    assert f"| model guess | {100 * mean:+.1f} points [" in text
+    assert f"| model guess | {100 * mean:+.1f} points [" in text and "too narrow" not in text
+    shown = compare.figure(groups).legends[0].get_texts()
+    assert [text.get_text() for text in shown] == ["model minibase: 3 seeds", "model guess: 2 seeds"]
+    newer = folder(tmp_path / "newer", samples=some_samples(), seed=3, knob="new")  # what others do not have
+    groups = compare.grouped(plots.load_runs([*good, newer, bad[0]]))
+    assert [len(runs) for runs in groups.values()] == [4, 1] and "too narrow" in compare.table(groups)
 
 
 def test_a_comparison_has_the_panels_of_its_task(tmp_path):
