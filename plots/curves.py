@@ -409,8 +409,8 @@ METRICS = [
     Panel("Tokens of an update", "tokens", {"updated_tokens": "updated"}),
     Panel("Longest response", "tokens", {"tokens_max": "longest"}),
     Panel("Steps of arithmetic", "per response", {"steps": "steps"}),
-    Panel("Failures", "updates; share", overlay=2, labels={
-        "skipped": "updates skipped", "verifier_error": "verifier errors"}),
+    Panel("Updates skipped", "updates", {"skipped": "skipped"}),
+    Panel("Verifier errors", "share of responses", {"verifier_error": "errors"}, share=True),
     Panel("Prompts drawn again", "prompts", {"resampled": "resampled"}),
     Panel("Critic: values", "reward", {"value": "value"}),
     Panel("Critic: loss", "squared reward", {"value_loss": "loss"}),

@@ -134,10 +134,12 @@ def training_charts(run: Run) -> list[aha.Chart]:
 
 def metric_charts(run: Run) -> list[aha.Chart]:
     """A chart for each number that was logged, whatever the algorithm and the task."""
-    keys = dict.fromkeys(re.sub("^(eval|probe)/", "", key) for row in run.rows for key in row)
+    keys = {re.sub("^(eval|probe)/", "", key): None for row in run.rows for key in row if key != "step"}
     known = {key: panel for panel in [*CURVES, *GROWTH, *METRICS] for key in panel.labels}
-    unit = lambda key: known[key].unit if key in known else "as logged"
-    charts = [panel_chart(Panel(key, unit(key), {key: key}), run) for key in keys if key != "step"]
+    charts = []
+    for key in keys:
+        panel = known.get(key, Panel("", "as logged", {}))
+        charts.append(panel_chart(Panel(key, panel.unit, {key: key}, panel.share), run))
     return [chart for chart in charts if chart.series]
 
 

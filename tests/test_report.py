@@ -378,7 +378,7 @@ def test_long_prompts_go_by_what_sets_them_apart(browser, tmp_path):
     samples = [sample(0, p, prompt=prompt.format(p)) for p in range(40)]
     browser.open(report.write(folder(tmp_path / "run", samples=samples)))
     names = browser.run("[...document.querySelectorAll('.list a div:first-child')].map(d => d.textContent)")
-    assert names[:2] == ["…0…", "…1…"]
+    assert names[:2] == ["…User: What is 0…", "…User: What is 1…"]
     assert "User: What is 0 * 2?" in browser.run(TEXT)
 
 
