@@ -96,9 +96,12 @@ class Run:
                     f"{self.path} is a folder with other things in it. Give another --name or --out."
                 )
             self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            new = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".writable").touch()
             (self.path / ".writable").unlink()
+            if new:
+                self.path.rmdir()  # a start that is refused later leaves nothing behind
         except OSError as error:
             raise UserError(
                 f"Cannot write the run folder {self.path}: {error}. Choose another place with --out FOLDER."
@@ -115,7 +118,7 @@ class Run:
         """Start or go on, once all else is known to be good; returns the checkpoint, None for a new run."""
         if self.fresh and (self.path / "config.json").exists():
             shutil.rmtree(self.path)
-            self.checkpoint.parent.mkdir(parents=True)
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         content = {"config": asdict(cfg), "environment": environment(), "argv": sys.argv[1:]}
         write_json(self.path / "config.json", content)
         return self.load()

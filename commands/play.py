@@ -14,8 +14,10 @@ import math
 import random
 import shutil
 import sys
+import unicodedata
+from bisect import bisect_right
 from dataclasses import replace
-from itertools import count, zip_longest
+from itertools import accumulate, count, zip_longest
 from pathlib import Path
 
 import torch
@@ -130,13 +132,21 @@ class Answer:
 # ---------------------------------------------------------------- on the terminal
 
 
+def columns(letter: str) -> int:
+    """Columns of a terminal that it takes: Chinese and emoji two, an accent of the letter before none."""
+    if unicodedata.category(letter) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
 def rows(text: str, width: int) -> list[str]:
-    """The text in rows of at most `width` characters. When it grows, only its last row changes."""
+    """The text in rows of at most `width` columns. When it grows, only its last row changes."""
     found = []
     for line in text.split("\n"):
-        while len(line) > width:
-            space = line.rfind(" ", 1, width + 1)
-            cut = space if space > 0 else width
+        while (ends := [*accumulate(map(columns, line))]) and ends[-1] > width:
+            fit = max(bisect_right(ends, width), 1)  # letters
+            space = line.rfind(" ", 1, fit + 1)
+            cut = space if space > 0 else fit
             found.append(line[:cut])
             line = line[cut:].removeprefix(" ")
         found.append(line)
@@ -154,10 +164,11 @@ def one_by_one(answers: list[Answer], task) -> None:
         print(f"\n{answer.verdict(task)}", flush=True)
 
 
-def side_by_side(answers: list[Answer], task, columns: int) -> None:
+def side_by_side(answers: list[Answer], task, wide: int) -> None:
     """Two columns that grow together. Rows that may still change are drawn again from the cursor's place."""
-    width = (columns - 3) // 2
-    draw = lambda cells: print(" │ ".join(f"{cell:{width}}" for cell in cells).rstrip() + "\x1b[K")
+    width = (wide - 3) // 2
+    pad = lambda cell: cell + " " * (width - sum(map(columns, cell)))
+    draw = lambda cells: print(" │ ".join(map(pad, cells)).rstrip() + "\x1b[K")
     draw(f"[{answer.name}]" for answer in answers)
     settled = 0  # rows that stay as they are
     while True:
@@ -201,7 +212,7 @@ def main(argv: list[str]) -> int:
     task, tokenizer = tasks.load(cfg.task), models["base"][1]
     held = tinyr1.held_out(task, cfg, tokenizer)
     seed = random.randrange(2**31) if args.seed is None else args.seed
-    rng, columns = random.Random(seed), shutil.get_terminal_size((0, 0)).columns
+    rng, wide = random.Random(seed), shutil.get_terminal_size((0, 0)).columns
     if args.once is None and sys.stdin.isatty():
         typed = "Type a problem, or the number" if hasattr(task, "parse") else "Type the number"
         print(f"{typed} of a held-out one (0 to {len(held) - 1}); an empty line draws one, Ctrl-D ends.")
@@ -210,8 +221,8 @@ def main(argv: list[str]) -> int:
             problem = find_problem(line, task, held, cfg, tokenizer, rng)
             answers = [Answer(name, *pair, cfg, problem, seed + number) for name, pair in models.items()]
             print(problem.prompt.strip())
-            if sys.stdout.isatty() and columns >= WIDE:
-                side_by_side(answers, task, columns)
+            if sys.stdout.isatty() and wide >= WIDE:
+                side_by_side(answers, task, wide)
             else:
                 one_by_one(answers, task)
         except tasks.TaskError as error:

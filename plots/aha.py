@@ -1,11 +1,16 @@
 """Did reasoning emerge? Behaviours measured from the text of a run's samples, and the questions that decide.
 
     python plots/aha.py runs/mini                       # runs/mini/plots/aha.{png,pdf}; the aha step in words
-    python plots/aha.py runs/mini --base A --trained B  # pass@k from what `tinyr1.py eval` wrote
     python plots/aha.py answers.jsonl --field text      # samples from elsewhere: what they do, as a table
 
 The *aha step* is the first evaluation at which the held-out responses show more of a behaviour than the base
-model's, problem by problem, by more than chance explains over all evaluations and behaviours looked at.
+model's, problem by problem, by a margin that chance does not explain over all that was looked at: aha_steps.
+
+pass@k for k up to 64, from as many samples of each model:
+
+    python tinyr1.py eval runs/mini --eval_samples 64 --name trained
+    python tinyr1.py eval runs/mini --eval_samples 64 --name base --model minibase
+    python plots/aha.py runs/mini --base runs/eval-base --trained runs/eval-trained
 """
 
 import argparse
@@ -121,21 +126,27 @@ def read_samples(path: Path, field: str = "completion") -> list[dict]:
     (None if it is not Countdown), and what the response `does`.
     """
     rows = []
+    for row in read_rows(path, field):
+        text = row[field]
+        example = row["example"] if isinstance(row.get("example"), dict) else row
+        reading = _attempts.read(text, example) if countdown_like(example) else None
+        words = find_words(text)
+        rows.append(row | {
+            "completion": text, "example": example, "key": problem_key(row), "reading": reading,
+            "words": words, "does": measure(text, example, reading, words),
+        })  # fmt: skip
+    return rows
+
+
+def read_rows(path: Path, field: str):
+    """Rows of a JSONL file whose `field` is a text."""
     for line in path.read_text(errors="replace").split("\n") if path.exists() else ():
         try:
             row = json.loads(line)
-            text = row[field]
+            if isinstance(row[field], str):
+                yield row
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # empty, half-written by a run in progress, or of another kind
-        if isinstance(text, str):
-            example = row["example"] if isinstance(row.get("example"), dict) else row
-            reading = _attempts.read(text, example) if countdown_like(example) else None
-            words = find_words(text)
-            rows.append(row | {
-                "completion": text, "example": example, "key": problem_key(row), "reading": reading,
-                "words": words, "does": measure(text, example, reading, words),
-            })  # fmt: skip
-    return rows
+            pass  # empty, half-written by a run in progress, or of another kind
 
 
 def problem_key(row: dict) -> str:
@@ -196,6 +207,27 @@ def wilson(right: float, n: int) -> tuple[float, float, float]:
     return p, max((center - spread) / scale, 0.0), min((center + spread) / scale, 1.0)
 
 
+def clustered(groups: list[list[bool]]) -> tuple[float, float, float]:
+    """Share of right samples, a group a problem, with Wilson's 95 % interval for as many independent samples
+    as would vary so much (Kish's design effect): samples of one problem resemble each other.
+    """
+    right, sizes = np.array([(sum(group), len(group)) for group in groups if group], float).T
+    n, p = sizes.sum(), right.sum() / sizes.sum()
+    if 0 < p < 1 and len(sizes) > 1:
+        effect = max(((right - p * sizes) ** 2).sum() / (n * p * (1 - p)), 1.0)
+    else:  # nothing tells how alike they are: a problem counts once
+        effect = n / len(sizes)
+    return wilson(right.sum() / effect, n / effect)
+
+
+def student(p: float, freedom: int) -> float:
+    """Quantile of Student's t, to 1 % from 5 degrees of freedom on (Abramowitz and Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf(p)
+    terms = [z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+             (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384]  # fmt: skip
+    return sum(term / freedom**i for i, term in enumerate(terms))
+
+
 def per_problem(problems: dict[str, list[dict]], key: str) -> dict[str, float]:
     """Mean of a behaviour, or of `correct` or `tokens`, over each problem's samples that have it."""
     found = {}
@@ -243,16 +275,19 @@ class Chart:
 
 
 GAINS = {
-    "attempts": "attempts", "checks": "checks", "backtracks": "backtracks", "repeats": "repeated attempts",
+    "attempts": "attempts", "checks": "checks", "backtracks": "backtracks", "repeats": "repeats",
     "decomposes": "decompositions", "steps": "decomposition steps", "oat": "Oat-Zero words",
     "simplerl": "SimpleRL words",
 }  # fmt: skip
 AHA = [key for key in GAINS if key not in ("repeats", "simplerl")]  # what would be an aha moment
+MARGIN = 0.1  # gain per response that an aha moment exceeds: broken texts look like backtracks now and then
 
 
 @dataclass
 class Aha:
-    """First evaluation at which a behaviour exceeds the base model's. `low`: simultaneous 95 % bound."""
+    """First evaluation at which a behaviour exceeds the base model's. `low`: simultaneous 95 % bound of the
+    gain.
+    """
 
     step: float
     behaviour: str
@@ -263,24 +298,24 @@ class Aha:
 
 
 def aha_steps(evals: dict, behaviours=AHA) -> dict[str, Aha]:
-    """{behaviour: its Aha} for those that ever exceed the base.
+    """{behaviour: its Aha} for those that ever exceed the base by more than MARGIN.
 
-    One-sided test of the mean paired difference, normal approximation, Bonferroni over evaluations and
-    behaviours; at least 8 problems.
+    Mean difference, paired by problem, against its lower 95 % bound by Student's t, one-sided, by Bonferroni
+    for all evaluations and behaviours at once; at least 8 problems.
     """
     steps = list(evals)
     base = {key: per_problem(evals[steps[0]], key) for key in behaviours} if steps else {}
     base = {key: values for key, values in base.items() if values}
     tests, found = max(len(base) * (len(steps) - 1), 1), {}
-    z = NormalDist().inv_cdf(1 - 0.05 / tests)
     for key, before in base.items():
         for step in steps[1:]:
             now = per_problem(evals[step], key)
             gain = paired(before, now)
             if len(gain) < 8:
                 continue
-            low = gain.mean() - z * gain.std(ddof=1) / math.sqrt(len(gain))
-            if low > 0:
+            t = student(1 - 0.05 / tests, len(gain) - 1)
+            low = gain.mean() - t * gain.std(ddof=1) / math.sqrt(len(gain))
+            if low > MARGIN:
                 means = [
                     float(np.mean([side[name] for name in now if name in before])) for side in (before, now)
                 ]
@@ -324,14 +359,17 @@ def sentence(evals: dict) -> str:
     found = aha_steps(evals)
     aha = first_aha(found)
     if not aha:
+        n, told = len(steps) - 1, "at the one evaluation after the base model's no behaviour exceeded it"
+        if n > 1:
+            told = f"at none of the {n} evaluations after the base model's did a behaviour exceed it"
         return (
-            f"There was no aha moment: at none of the {len(steps) - 1} evaluations after the base model's "
-            "did a behaviour exceed it by more than chance explains "
+            f"There was no aha moment: {told} by {MARGIN} per response beyond what chance explains "
             f"({len(evals[steps[0]])} held-out problems)."
         )
     text = (
         f"Aha step {aha.step:g}: {GAINS[aha.behaviour]} per response {aha.base:.2f} → {aha.now:.2f} on "
-        f"{aha.problems} held-out problems (simultaneous 95 % bound of the gain: at least {aha.low:+.2f})"
+        f"{aha.problems} held-out problems (a gain of at least {aha.low:.2f}, with 95 % confidence over all "
+        "evaluations and behaviours)"
     )
     if aha.step == steps[1]:
         text += ", at the first evaluation after the base model's"
@@ -342,7 +380,7 @@ def sentence(evals: dict) -> str:
 
 
 def gains(evals: dict) -> Chart:
-    chart = Chart("What responses do more of", "gain a response over the base")
+    chart = Chart("What responses do more of", "gain per response")
     steps = list(evals)
     for color, (key, label) in enumerate(GAINS.items()):
         base = per_problem(evals[steps[0]], key) if steps else {}
@@ -354,10 +392,15 @@ def gains(evals: dict) -> Chart:
             chart.series.append(Series(label, color, points))
     aha = first_aha(aha_steps(evals))
     chart.mark = aha.step if aha else None
-    chart.note = "0 is the base model; paired by problem, 95 % bootstrap intervals. Dotted: the aha step."
+    chart.note = "0: the base model. 95 % bootstrap intervals over problems, paired, each by itself" + (
+        "; dotted: the aha step, by all together." if aha else "."
+    )
     if evals and not chart.series:
         chart.note = "Nothing that is counted ever differed from the base model."
     return chart
+
+
+WILSON = "95 % Wilson intervals, wider for samples of one problem."
 
 
 def usefulness(evals: dict) -> Chart:
@@ -366,38 +409,31 @@ def usefulness(evals: dict) -> Chart:
         points = []
         for step, problems in evals.items():
             right = [
-                bool(s.get("correct"))
-                for g in problems.values()
-                for s in g
-                if s["does"]["reflects"] == wanted
+                [bool(s.get("correct")) for s in group if s["does"]["reflects"] == wanted]
+                for group in problems.values()
             ]
-            if right:
-                points.append([step, *wilson(sum(right), len(right))])
+            if any(right):
+                points.append([step, *clustered(right)])
         chart.series.append(Series(label, color, points))
-    chart.note = (
-        "P(right | it checks, backtracks or decomposes) against P(right | it does not); Wilson 95 %. "
-        "No gap: superficial."
-    )
+    chart.note = f"Reflects: checks, backtracks or decomposes. No gap: reflection is superficial. {WILSON}"
     return chart
 
 
 def by_length(evals: dict) -> Chart:
     chart = Chart("Accuracy by length, one checkpoint", "share that is right", x="tokens", share=True)
-    for color, (step, name) in enumerate(
-        list(zip(evals, ("base",)))[:1] + [(s, "trained") for s in list(evals)[1:][-1:]]
-    ):
-        flat = [s for group in evals[step].values() for s in group]
-        tokens, right = (np.array([value_of(s, key) for s in flat]) for key in ("tokens", "correct"))
-        edges = np.unique(np.nanquantile(tokens, (0.25, 0.5, 0.75))) if np.isfinite(tokens).any() else []
-        part, points = np.searchsorted(edges, tokens), []
-        for i in range(len(edges) + 1):
-            if (chosen := (part == i) & np.isfinite(tokens) & np.isfinite(right)).any():
-                points.append([float(tokens[chosen].mean()), *wilson(right[chosen].sum(), int(chosen.sum()))])
+    steps = list(evals)
+    for color, (name, step) in enumerate(zip(("base", "trained"), dict.fromkeys(steps[:1] + steps[-1:]))):
+        known = [[(value_of(s, "tokens"), bool(s.get("correct"))) for s in g] for g in evals[step].values()]
+        known = [[(tokens, right) for tokens, right in g if math.isfinite(tokens)] for g in known]
+        flat = [tokens for group in known for tokens, _ in group]
+        edges, points = np.unique(np.quantile(flat, (0.25, 0.5, 0.75))) if flat else [], []
+        for low, high in zip([-math.inf, *edges], [*edges, math.inf]):
+            part = [[(tokens, right) for tokens, right in group if low < tokens <= high] for group in known]
+            if any(part):
+                mean = float(np.mean([tokens for group in part for tokens, _ in group]))
+                points.append([mean, *clustered([[right for _, right in group] for group in part])])
         chart.series.append(Series(f"{name}, step {step:g}", color, points))
-    chart.note = (
-        "Held-out responses by quarters of length (ties together); Wilson 95 %. A search ends when it "
-        "succeeds, so the longest are those that did not."
-    )
+    chart.note = f"Quarters of length. {WILSON} A search ends with success: the longest had none."
     return chart
 
 
@@ -421,10 +457,7 @@ def lengths(evals: dict, run: Run) -> Chart:
                 Series(name, color, [[*p, *NO] for p in zip(x.tolist(), y.tolist())], "faint")
             )
             chart.series.append(Series(name, color, points))
-    chart.note = (
-        "Held-out responses, 95 % bootstrap intervals over problems; faint: training, where wrong includes "
-        "cut off."
-    )
+    chart.note = "Held-out responses; 95 % bootstrap intervals over problems. Faint: training."
     return chart
 
 
@@ -449,8 +482,8 @@ def soundness(evals: dict) -> Chart:
         if color < 4 and points or any(p[1] for p in points):
             chart.series.append(Series(label, color, points))
     chart.note = (
-        "Equations that hold, verdicts that are right, answers that copy an attempt which came to the "
-        "target, attempts that repeat an earlier one. 95 % bootstrap intervals over problems."
+        "Right equations, right verdicts, answers that copy an attempt which succeeded, attempts that repeat "
+        "another. 95 % bootstrap intervals over problems."
     )
     return chart
 
@@ -485,6 +518,8 @@ def coverage(evals: dict, run: Run, sides: list | None = None) -> Chart:
         chart.series.append(Series(name, color, points))
     if largest > 1:
         chart.note = "Unbiased estimate, 95 % bootstrap intervals over problems."
+        if not sides:
+            chart.note += " For k up to 64: plots/aha.py --help."
     else:  # the run kept one sample a problem: its summary's figures
         chart.series = []
         for color, name in enumerate(("base", "trained")):
@@ -499,8 +534,8 @@ def coverage(evals: dict, run: Run, sides: list | None = None) -> Chart:
                 points[0][2:] = map(number, interval)
             chart.series.append(Series(name, color, points))
         chart.note = (
-            "From the run's summary, which has an interval for k = 1 alone: the run kept one sample a "
-            "problem. For k up to 64: aha.py --base, --trained."
+            "From the run's summary, with an interval for k = 1 alone: one sample a problem was kept. "
+            "For k up to 64: plots/aha.py --help."
         )
         if not any(series.points for series in chart.series):
             chart.note = "Known when the run has finished."
@@ -544,15 +579,18 @@ def draw(chart: Chart, ax) -> None:
         )  # coinciding lines are both seen
         style, marker = ("" if series.kind == "points" else style), (None if series.kind == "smooth" else "o")
         ax.plot(x, y, color=color, lw=2.2, ls=style, marker=marker, ms=5, clip_on=False, zorder=3)
-    handles = {
-        s.label: Line2D([], [], color=COLORS[s.color % len(COLORS)], lw=2.2, marker="o", ms=5, label=s.label)
-        for s in chart.series
-    }
+    handles = {}
+    for s in chart.series:
+        style = STYLES[lines.index(s) % len(STYLES)] if s in lines else "-"
+        key = Line2D(
+            [], [], color=COLORS[s.color % len(COLORS)], lw=2.2, ls=style, marker="o", ms=5, label=s.label
+        )
+        handles[s.label] = key
     ax.set(title=chart.title, xlabel=chart.x, ylabel=chart.y)
     if handles:
         ax.legend(
             handles=handles.values(), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, borderpad=0,
-            fontsize=10, ncols=4, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
+            fontsize=10.5, ncols=4, handlelength=1.8, handletextpad=0.35, columnspacing=0.7,
         ).set_in_layout(False)  # fmt: skip
     else:
         ax.text(0.5, 0.5, "no data yet", transform=ax.transAxes, ha="center", color=GREY)
@@ -573,12 +611,12 @@ def draw(chart: Chart, ax) -> None:
     if "gain" in chart.y:
         ax.axhline(0, color=GREY, lw=1)
     ax.annotate(
-        wrap(chart.note, 62),
+        wrap(chart.note, 54),
         (0, 0),
         (0, -40),
         "axes fraction",
         "offset points",
-        fontsize=9,
+        fontsize=10,
         color=GREY,
         va="top",
     )
@@ -636,25 +674,38 @@ def table(samples: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def sides_of(paths: dict[str, Path | None]) -> list | None:
-    """[(name, {problem: samples})] of the eval_samples.jsonl files or their folders that are given."""
+def sides_of(paths: dict[str, Path | None], task: str) -> list | None:
+    """[(name, {problem: samples})] of the eval_samples.jsonl files or their folders that are given, of this
+    task alone. Errors: NotARun.
+    """
     sides = []
     for name, path in paths.items():
         if path:
-            problems = defaultdict(list)
-            for sample in read_samples(path / "eval_samples.jsonl" if path.is_dir() else path):
-                problems[sample["key"]].append(sample)
-            if not problems:
+            sets = defaultdict(lambda: defaultdict(list))
+            for row in read_rows(path / "eval_samples.jsonl" if path.is_dir() else path, "completion"):
+                kind = str(row.get("task", task))
+                if kind.split(":")[0] == task and not kind.endswith("(greedy)"):
+                    sets[kind][problem_key(row)].append(row)
+            if len(sets) != 1:
                 raise NotARun(
-                    f"{path} holds no samples: give what `python tinyr1.py eval ... --eval_samples 64` wrote."
+                    f"{path} holds {len(sets)} sets of {task} problems, and one is needed: give what "
+                    "`python tinyr1.py eval ... --eval_samples 64` wrote."
                 )
-            sides.append((name, problems))
+            sides.append((name, *sets.values()))
     return sides or None
 
 
-def write(folder: Path, out: Path | None = None, sides: list | None = None) -> str:
+def add_sides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", type=Path, help="eval folder of the base model, for pass@k")
+    parser.add_argument("--trained", type=Path, help="eval folder of the trained model, for pass@k")
+
+
+def write(
+    folder: Path, out: Path | None = None, base: Path | None = None, trained: Path | None = None
+) -> str:
     """Draw the figure; returns the aha step in words, its best sample, and where the figure is."""
     run, samples = load_run(folder), run_samples(folder)
+    sides = sides_of({"base": base, "trained": trained}, run.config.get("task"))
     save(figure(run, samples, sides), out or run.path / "plots", "aha")
     evals = evaluations(samples)
     told = [sentence(evals)]
@@ -669,8 +720,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder, or a .jsonl file of samples")
     parser.add_argument("--field", default="completion", help="of such a file: the key of the text")
-    parser.add_argument("--base", type=Path, help="eval folder of the base model, for pass@k")
-    parser.add_argument("--trained", type=Path, help="eval folder of the trained model, for pass@k")
+    add_sides(parser)
     parser.add_argument("--out", type=Path, help="folder of the figure (default: plots/ of the run)")
     args = parser.parse_args(argv)
     try:
@@ -681,7 +731,7 @@ def main(argv: list[str] | None = None) -> int:
                 )
             print(table(samples))
             return 0
-        print(write(args.run, args.out, sides_of({"base": args.base, "trained": args.trained})))
+        print(write(args.run, args.out, args.base, args.trained))
     except (NotARun, OSError) as error:
         print(f"Nothing drawn: {error}", file=sys.stderr)
         return 2

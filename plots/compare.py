@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from plots import aha
-from plots.curves import GREY, NotARun, Run, load_runs, save, smooth
+from plots.curves import COLORS, GREY, NotARun, Run, load_runs, save, smooth
 
 NO_SETTING = {"seed", "name", "out", "overwrite", "device", "save_every", "keep_samples"}
 FIGURES = {  # key of an evaluation -> (head, whether it is a share)
@@ -38,18 +39,20 @@ OWN = {"attempts", "search_share", "decomposes"}  # to some tasks: no panel wher
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
-    """{name: runs that differ by the seed alone}, in the order given; the name tells what sets them apart."""
+    """{name: runs that differ by the seed alone}, in the order given; the name tells what sets them apart. A
+    knob that a run of another version does not have sets nothing apart.
+    """
     groups: list[tuple[dict, list[Run]]] = []
     for run in runs:
         knobs = {key: str(value) for key, value in run.config.items() if key not in NO_SETTING}
         for known, members in groups:
-            if known == knobs:
+            if all(known[key] == knobs[key] for key in known.keys() & knobs.keys()):
                 members.append(run)
                 break
         else:
             groups.append((knobs, [run]))
     keys = dict.fromkeys(key for knobs, _ in groups for key in knobs)
-    apart = [key for key in keys if len({knobs.get(key) for knobs, _ in groups}) > 1]
+    apart = [key for key in keys if len({knobs[key] for knobs, _ in groups if key in knobs}) > 1]
     names = {}
     for knobs, members in groups:
         told = ", ".join(f"{key} {Path(knobs[key]).name}" for key in apart[:3] if key in knobs)
@@ -135,6 +138,10 @@ def table(groups: dict[str, list[Run]]) -> str:
             f"Differences on the {n} held-out problems whose answers both kept, with 95 % bootstrap "
             "intervals over problems (paired) and seeds."
         )
+        if min(len(reference), *(len(answers(members)) for _, members in others)) < 2:
+            known += (
+                " A group of one seed shows nothing of how seeds differ: read its intervals as too narrow."
+            )
         lines += ["", known if keys else "No differences: the runs have no held-out problem in common yet."]
     return "\n".join(lines)
 
@@ -178,12 +185,19 @@ def charts(groups: dict[str, list[Run]]) -> list[aha.Chart]:
     return found
 
 
+def seeds(runs: list[Run]) -> str:
+    return f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+
+
 def figure(groups: dict[str, list[Run]]) -> Figure:
     fig = Figure(figsize=(16, 9), layout="constrained")
     fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.86), w_pad=0.1, h_pad=0.1)
     fig.text(0.012, 0.95, "The same problems, other settings", fontsize=20, weight="bold")
-    seeds = ", ".join(f"{name}: {len(runs)} run{'s' * (len(runs) > 1)}" for name, runs in groups.items())
-    fig.text(0.012, 0.93, aha.wrap(seeds, 150), fontsize=13, color=GREY, va="top")
+    handles = [
+        Line2D([], [], color=COLORS[i % len(COLORS)], lw=4, label=f"{name}: {seeds(runs)}")
+        for i, (name, runs) in enumerate(groups.items())
+    ]
+    fig.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.007, 0.945), ncols=4).set_in_layout(False)
     caption = (
         "Lines: training, smoothed, mean over seeds. Dots: held-out problems. Bands and bars: lowest to "
         "highest seed."
@@ -192,6 +206,8 @@ def figure(groups: dict[str, list[Run]]) -> Figure:
     axes, found = fig.subplots(2, 3).flatten(), charts(groups)
     for ax, chart in zip(axes, found):
         aha.draw(chart, ax)
+        if ax.get_legend():
+            ax.get_legend().remove()
     for ax in axes[len(found) :]:
         ax.set_visible(False)
     return fig

@@ -58,7 +58,7 @@ def table(models: dict[str, dict]) -> str:
 
 def draw(models: dict[str, dict]) -> Figure:
     fig = Figure(figsize=(14, 5.6), layout="constrained")
-    fig.get_layout_engine().set(rect=(0.005, 0.0, 0.99, 0.86), w_pad=0.15)
+    fig.get_layout_engine().set(rect=(0.005, 0.05, 0.99, 0.81), w_pad=0.15)
     fig.text(0.012, 0.93, "The task decides which reasoning emerges", fontsize=20, weight="bold")
     width = 0.8 / len(models)
     axes = fig.subplots(1, len(WAYS), width_ratios=[len(ways) for ways in WAYS.values()])
@@ -68,7 +68,7 @@ def draw(models: dict[str, dict]) -> Figure:
             shares = [100 * tasks[task][key] for key in ways]
             at = places + (i - (len(models) - 1) / 2) * width
             color = GREY if i == 0 else COLORS[i - 1]
-            bars = ax.bar(at, shares, 0.92 * width, label=model, color=color)
+            bars = ax.bar(at, shares, 0.92 * width, label=f"trained on {model}" if i else model, color=color)
             ax.bar_label(bars, fmt="%.0f", fontsize=11, padding=9)
             if ci := tasks[task].get("accuracy_ci"):
                 ax.errorbar(
@@ -78,6 +78,7 @@ def draw(models: dict[str, dict]) -> Figure:
         ax.set(title=f"on {task}", ylim=(0, 115), ylabel="% of responses", yticks=range(0, 101, 25))
         ax.title.set_fontsize(14)
         ax.spines[["top", "right"]].set_visible(False)
+    fig.text(0.012, 0.015, "Black bars: 95 % bootstrap intervals over problems.", fontsize=11, color=GREY)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=len(models), frameon=False,
                fontsize=12, bbox_to_anchor=(0.99, 0.985)).set_in_layout(False)  # fmt: skip
     return fig

@@ -1,11 +1,12 @@
 """Draw what happened in one or several runs, from the files of their run folders.
 
-    python plots/curves.py runs/mini                    # runs/mini/plots/{curves,growth}.{png,pdf}
+    python plots/curves.py runs/mini                    # runs/mini/plots/{curves,growth,metrics}.{png,pdf}
     python plots/curves.py runs/mini --live 20          # again every 20 seconds, while it trains
-    python plots/curves.py runs/a runs/b --out ab.png   # overlaid: ab.{png,pdf}, ab_growth.{png,pdf}
+    python plots/curves.py runs/a runs/b --out ab.png   # overlaid: ab, ab_growth and ab_metrics.{png,pdf}
 
 `curves` shows the training at a glance. `growth` shows why responses try more often: do more of them search
-(selection), or does each search go on for longer (persistence)?
+(selection), or does each search go on for longer (persistence)? `metrics` shows every other number that was
+logged, whatever the algorithm and the task.
 """
 
 import argparse
@@ -189,7 +190,8 @@ def first_last(run: Run, key: str) -> tuple[float, float] | None:
 
 # ---------------------------------------------------------------- the look
 
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
+# Okabe and Ito, and a grey
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 PARTS = ["#56B4E9", "#E69F00", "#009E73", "#bbbbbb"]
 ALPHAS = [0.4, 1, 0.7, 0.15]
 STYLES = ["-", (0, (2, 1)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))]
@@ -208,9 +210,11 @@ matplotlib.rcParams.update({
 })  # fmt: skip
 
 
-def canvas(runs: list[Run], headline: str, rows: int, count: int) -> tuple[Figure, list]:
-    """A 16:9 figure with a title, the headline or the runs' names, and `count` axes against the step."""
-    fig = Figure(figsize=(16, 9), layout="constrained")
+def canvas(runs: list[Run], headline: str, rows: int, count: int, height=9.0) -> tuple[Figure, list]:
+    """A figure, 16 inches wide, with a title, the headline or the runs' names, and `count` axes against the
+    step.
+    """
+    fig = Figure(figsize=(16, height), layout="constrained")
     lines = math.ceil(len(runs) / 5)
     fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.905 - 0.035 * lines), w_pad=0.1, h_pad=0.1)
     facts = {key: {str(run.config.get(key, "")) for run in runs} for key in ("model", "task", "algo", "seed")}
@@ -265,7 +269,7 @@ def lines(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
     """One run: a colour per quantity. Several: the run's colour, and a line style per quantity."""
     alone, handles = len(runs) == 1, []
     for k, (key, label) in enumerate(labels.items()):
-        style = "-" if alone else STYLES[k]
+        style = "-" if alone else STYLES[k % len(STYLES)]
         for r, run in enumerate(runs):
             draw_series(ax, run, key, color(k if alone else r), style, held_out=k < overlay)
         handles.append(Line2D([], [], color=color(k) if alone else GREY, ls=style, lw=2.2, label=label))
@@ -366,8 +370,8 @@ PREFIXES = ("", "eval/", "probe/")
 CURVES = [
     Panel("Reward", "reward per response", {"reward": "reward"}),
     Panel("Accuracy", "share of responses", {"accuracy": "accuracy"}, share=True, top=1),
-    Panel("Response length", "tokens", {"tokens": "mean length", "tokens_correct": "correct",
-                                        "tokens_wrong": "wrong", "tokens_cut": "cut off"}),
+    Panel("Response length", "tokens", {"tokens": "mean length", "tokens_wrong": "wrong",
+                                        "tokens_correct": "right", "tokens_cut": "cut off"}),
     Panel("Attempts and checks", "per response", {"attempts": "attempts", "checks": "checks"}, own=True),
     Panel("Decomposition", "share of responses", {"decomposes": "decompose", "decomposes_fully": "fully"},
           share=True, top=1, own=True),
@@ -387,9 +391,49 @@ GROWTH = [
         "growth_selection": "selection", "growth_persistence": "persistence", "growth_both": "both",
         "growth_rest": "rest"}),
 ]  # fmt: skip
+METRICS = [
+    Panel("Loss", "policy loss", {"loss": "loss"}),
+    Panel("Learning rate", "step size", {"lr": "learning rate"}),
+    Panel("What is trained on", "per response", {"reward_shaped": "reward with penalties",
+                                                 "task_reward": "the task's reward"}),
+    Panel("Spread within a group", "standard deviation", {"reward_std": "reward"}),
+    Panel("KL to the reference", "nats per token", {"kl": "KL"}),
+    Panel("Rollout against trainer", "nats per token", {"rollout_kl": "KL"}),
+    Panel("Arithmetic", "share that is right", share=True, top=1, overlay=2, labels={
+        "arithmetic_accuracy": "equations", "verdict_accuracy": "verdicts", "partials_add_up": "sums"}),
+    Panel("Answers", "share of responses", {"answered": "answered", "no_answer_share": "none",
+                                            "code_share": "code"}, share=True, top=1, overlay=3),
+    Panel("Time of a step", "seconds", {"time/step": "whole step", "time/sample": "sample",
+                                        "time/update": "update", "time/score": "score"}),
+    Panel("Tokens so far", "tokens", {"sampled_tokens": "sampled"}),
+    Panel("Tokens of an update", "tokens", {"updated_tokens": "updated"}),
+    Panel("Longest response", "tokens", {"tokens_max": "longest"}),
+    Panel("Steps of arithmetic", "per response", {"steps": "steps"}),
+    Panel("Updates skipped", "updates", {"skipped": "skipped"}),
+    Panel("Verifier errors", "share of responses", {"verifier_error": "errors"}, share=True),
+    Panel("Prompts drawn again", "prompts", {"resampled": "resampled"}),
+    Panel("Critic: values", "reward", {"value": "value"}),
+    Panel("Critic: loss", "squared reward", {"value_loss": "loss"}),
+    Panel("Critic: variance explained", "share", {"explained_variance": "explained"}, share=True),
+    Panel("PRM: loss", "nats", {"prm_loss": "loss"}),
+    Panel("PRM: accuracy", "share of responses", {"prm_accuracy": "accuracy"}, share=True, top=1),
+    Panel("PRM: process reward", "reward per token", {"process_reward": "process reward"}),
+]  # fmt: skip
+UNDRAWN = {"step", "n", "problems", "growth", "pass@1", "cons@1"}
 
 
-# ---------------------------------------------------------------- the two figures
+def other_panels(keys: set[str]) -> list[Panel]:
+    """Panels of what the figures `curves` and `growth` do not show; those that nobody foresaw come last."""
+    drawn = {key for panel in [*CURVES, *GROWTH, *METRICS] for key in panel.labels} | UNDRAWN
+    plain = {key.removeprefix("eval/").removeprefix("probe/") for key in keys}
+    own = sorted(key for key in plain - drawn if not key.endswith("_ci"))
+    votes = {key: key for key in own if key.startswith(("pass@", "cons@"))}
+    several = Panel("Several samples", "share of problems", votes, share=True, top=1, overlay=9)
+    found = [panel for panel in [*METRICS, several] if panel.known(keys)]
+    return found + [Panel(key, "as logged", {key: key}) for key in own if key not in votes]
+
+
+# ---------------------------------------------------------------- the figures
 
 
 def curves(runs: list[Run]) -> Figure:
@@ -425,6 +469,18 @@ def growth(runs: list[Run]) -> Figure | None:
     return fig
 
 
+def metrics(runs: list[Run]) -> Figure | None:
+    """Every other number that was logged; None before there is one."""
+    keys = {key for run in runs for row in run.rows for key in row if math.isfinite(number(row[key]))}
+    if not (panels := other_panels(keys)):
+        return None
+    rows = math.ceil(len(panels) / 4)
+    fig, axes = canvas(runs, "everything else that was logged", rows, len(panels), max(9, 2.8 * rows))
+    for ax, panel in zip(axes, panels):
+        panel.draw(ax, runs)
+    return fig
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -441,12 +497,13 @@ def save(fig: Figure, folder: Path, name: str) -> None:
 
 
 def draw(paths: list, out: Path | None = None) -> str:
-    """Draw both figures; returns a line that says where."""
+    """Draw the figures; returns a line that says where."""
     runs = load_runs(paths)
     folder, kind = out or runs[0].path / "plots", "comparison_" if len(runs) > 1 and not out else ""
-    names = {f"{kind}curves": curves(runs), f"{kind}growth": growth(runs)}
+    names = {f"{kind}curves": curves(runs), f"{kind}growth": growth(runs), f"{kind}metrics": metrics(runs)}
     if out and out.suffix in (".png", ".pdf"):
-        folder, names = out.parent, dict(zip((out.stem, f"{out.stem}_growth"), names.values()))
+        folder, stem = out.parent, out.stem
+        names = dict(zip((stem, f"{stem}_growth", f"{stem}_metrics"), names.values()))
     names = {name: fig for name, fig in names.items() if fig}
     for name, fig in names.items():
         save(fig, folder, name)

@@ -1,6 +1,7 @@
 """A run as one page, RUN/report.html: what was learned, curves, aha panels, every sample that was kept.
 
     python plots/report.py runs/mini        # also while it trains: logs are read as far as they go
+    python plots/report.py runs/mini --base runs/eval-base --trained runs/eval-trained  # pass@k: see aha.py
 
 The page is one file. It loads nothing, and its policy forbids it to. A response is hostile input: it travels
 as JSON without a `<`, and enters the page as text, never as markup.
@@ -20,7 +21,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from plots import aha
-from plots.curves import CURVES, GROWTH, PREFIXES, NotARun, Panel, Run, load_run, number, smooth, so_far
+from plots.curves import (
+    CURVES,
+    GROWTH,
+    METRICS,
+    PREFIXES,
+    NotARun,
+    Panel,
+    Run,
+    control,
+    load_run,
+    number,
+    smooth,
+    so_far,
+)
 from plots.summary import COUNTS, ROWS
 from tasks import _attempts
 
@@ -120,8 +134,12 @@ def training_charts(run: Run) -> list[aha.Chart]:
 
 def metric_charts(run: Run) -> list[aha.Chart]:
     """A chart for each number that was logged, whatever the algorithm and the task."""
-    keys = dict.fromkeys(re.sub("^(eval|probe)/", "", key) for row in run.rows for key in row)
-    charts = [panel_chart(Panel(key, "", {key: key}), run) for key in keys if key != "step"]
+    keys = {re.sub("^(eval|probe)/", "", key): None for row in run.rows for key in row if key != "step"}
+    known = {key: panel for panel in [*CURVES, *GROWTH, *METRICS] for key in panel.labels}
+    charts = []
+    for key in keys:
+        panel = known.get(key, Panel("", "as logged", {}))
+        charts.append(panel_chart(Panel(key, panel.unit, {key: key}, panel.share), run))
     return [chart for chart in charts if chart.series]
 
 
@@ -168,8 +186,8 @@ def summary(run: Run) -> str:
     )
 
 
-def data(run: Run) -> dict:
-    """Everything that the page shows."""
+def data(run: Run, sides: list | None = None) -> dict:
+    """Everything that the page shows; sides: aha.sides_of's, for pass@k."""
     samples, config = aha.run_samples(run.path), run.config
     evals, (prompts, rows, places) = aha.evaluations(samples), browser(samples)
     moment = aha.first_aha(aha.aha_steps(evals))
@@ -189,7 +207,7 @@ def data(run: Run) -> dict:
         if v not in (None, "", [])
     ]
     return {
-        "title": f"tinyr1 · {run.name}",
+        "title": " · ".join(filter(None, ["tinyr1", run.name, control(run)])),
         "facts": " · ".join([*told, so_far(config, done)]),
         "summary": summary(run), "live": not run.summary, "caption": CAPTION, "head": head, "table": figures,
         "curves": [asdict(chart) for chart in training_charts(run)],
@@ -198,7 +216,7 @@ def data(run: Run) -> dict:
             "problem": best and places[best["key"]],
             "step": best and best["step"],
         },
-        "panels": [asdict(chart) for chart in aha.charts(run, samples)],
+        "panels": [asdict(chart) for chart in aha.charts(run, samples, sides)],
         "metrics": [asdict(chart) for chart in metric_charts(run)], "problems": prompts, "samples": rows,
     }  # fmt: skip
 
@@ -225,13 +243,16 @@ def page(content: dict) -> str:
     return text
 
 
-def write(folder: Path, out: Path | None = None) -> Path:
+def write(
+    folder: Path, out: Path | None = None, base: Path | None = None, trained: Path | None = None
+) -> Path:
     """Write the report at once: whoever has it open never loads half a page."""
     run = load_run(folder)
+    sides = aha.sides_of({"base": base, "trained": trained}, run.config.get("task"))
     out = out or run.path / "report.html"
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        aside.write_text(page(data(run)), encoding="utf-8")
+        aside.write_text(page(data(run, sides)), encoding="utf-8")
         os.replace(aside, out)
     finally:
         aside.unlink(missing_ok=True)
@@ -244,9 +265,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, help="file to write (default: report.html in the run folder)")
+    aha.add_sides(parser)
     args = parser.parse_args(argv)
     try:
-        print(write(args.run, args.out))
+        print(write(args.run, args.out, args.base, args.trained))
     except (NotARun, OSError) as error:
         print(f"No report: {error}", file=sys.stderr)
         return 2

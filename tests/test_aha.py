@@ -102,6 +102,24 @@ def test_bootstrap_covers_about_as_often_as_it_says():
     assert aha.bootstrap([2.0]) == (2, None, None)
 
 
+def test_student_as_in_the_tables():
+    for p, freedom, known in ((0.975, 10, 2.228), (0.999, 7, 4.785), (0.95, 60, 1.671), (0.9995, 20, 3.850)):
+        assert aha.student(p, freedom) == pytest.approx(known, rel=0.01)
+
+
+def test_samples_of_one_problem_widen_the_interval():
+    assert aha.clustered([[True], [False], [True]]) == aha.wilson(2, 3)  # one sample a problem: Wilson's own
+    assert aha.clustered([[True] * 4, [False] * 4] * 10) == pytest.approx(aha.wilson(10, 20))  # copies
+    assert aha.clustered([[True, False]] * 10) == aha.wilson(10, 20)  # never narrower than independent ones
+    assert aha.clustered([[False] * 8] * 5) == pytest.approx(aha.wilson(0, 5))  # nothing tells
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(300):  # problems that differ: chances spread evenly over 0 ... 1
+        groups = (rng.random((40, 8)) < rng.random((40, 1))).tolist()
+        _, low, high = aha.clustered(groups)
+        covered += low < 0.5 < high
+    assert 0.9 < covered / 300 < 0.99
+
+
 def test_pass_at_k_by_hand():
     assert [aha.pass_at_k(1, 4, k) for k in (1, 2, 4)] == [0.25, 0.5, 1]
     assert aha.pass_at_k(0, 64, 64) == 0 and aha.pass_at_k(64, 64, 1) == 1
@@ -135,19 +153,27 @@ def test_the_aha_step_is_the_first_that_chance_does_not_explain(tmp_path):
     assert "no aha moment" in aha.sentence(evals) and not aha.aha_steps(evals)
 
 
-def test_false_aha_moments_are_rare(tmp_path):
+def behaving(values) -> dict:
+    """An evaluation with so many attempts, one sample a problem."""
+    return {str(p): [{"does": {"attempts": a, "reflects": 0}}] for p, a in enumerate(values)}
+
+
+@pytest.mark.parametrize("problems", [8, 64])
+def test_false_aha_moments_are_rare(problems):
     """Where nothing changes, of 200 runs with 6 evaluations at most about one in twenty finds one."""
     rng, false = np.random.default_rng(3), 0
     for _ in range(200):
-        problems = {
-            step: {
-                str(p): [{"does": {"attempts": a}, "split": "test"}]
-                for p, a in enumerate(rng.geometric(0.5, 64))
-            }
-            for step in range(7)
-        }
-        false += bool(aha.aha_steps(problems))
-    assert false <= 20
+        evals = {step: behaving(rng.geometric(0.5, problems)) for step in range(7)}
+        false += bool(aha.aha_steps(evals))
+    assert false <= 14
+
+
+def test_an_aha_moment_has_a_margin():
+    """Beyond chance, and too small to speak of: broken text that reads as another attempt."""
+    base, little, much = (behaving([2.0] * more + [1.0] * (400 - more)) for more in (0, 25, 400))
+    assert "at the one evaluation after" in aha.sentence({0: base, 1: little})
+    assert "none of the 2 evaluations" in aha.sentence({0: base, 1: little, 2: little})
+    assert aha.first_aha(aha.aha_steps({0: base, 1: little, 2: much})).step == 2
 
 
 def by_title(charts):
@@ -171,10 +197,21 @@ def test_pass_at_k_from_evaluations_with_many_samples(tmp_path):
         rows = [sample(0, p, correct=i < 64 * share) for p in range(12) for i in range(64)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sides = aha.sides_of({"base": tmp_path / "base", "trained": tmp_path / "trained"})
+    sides = aha.sides_of({"base": tmp_path / "base", "trained": tmp_path / "trained"}, "countdown")
     base, trained = aha.coverage(aha.evaluations(samples), run, sides).series
     assert [p[0] for p in base.points] == [1, 2, 4, 8, 16, 32, 64]
     assert base.points[0][1] == pytest.approx(0.25) and trained.points[-1][1] == 1
+
+
+def test_pass_at_k_takes_one_set_of_the_runs_own_task(tmp_path):
+    sets = {"countdown:numbers=3": 4, "countdown:numbers=3 (greedy)": 1, "multiplication": 4}
+    rows = [sample(0, p) | {"task": name} for name, n in sets.items() for p in range(5) for _ in range(n)]
+    path = tmp_path / "eval_samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ((_, problems),) = aha.sides_of({"base": tmp_path, "trained": None}, "countdown")
+    assert [len(samples) for samples in problems.values()] == [4] * 5
+    with pytest.raises(plots.NotARun, match="holds 0 sets of gsm8k"):
+        aha.sides_of({"base": path}, "gsm8k")
 
 
 def test_all_samples_of_an_evaluation_take_the_place_of_the_few(tmp_path):
@@ -241,7 +278,12 @@ def test_seeds_are_grouped_and_groups_compared(tmp_path):
     assert "| model minibase | 3 | 20.0 ± 0.0 % | 80.0 ± 0.0 % |" in text
     mean, low, high, n = compare.difference(*(compare.answers(runs) for runs in groups.values()), "correct")
     assert n == 30 and mean == pytest.approx(-2 / 3) and low < mean < high < 0
-    assert f"| model guess | {100 * mean:+.1f} points [" in text
+    assert f"| model guess | {100 * mean:+.1f} points [" in text and "too narrow" not in text
+    shown = compare.figure(groups).legends[0].get_texts()
+    assert [text.get_text() for text in shown] == ["model minibase: 3 seeds", "model guess: 2 seeds"]
+    newer = folder(tmp_path / "newer", samples=some_samples(), seed=3, knob="new")  # what others do not have
+    groups = compare.grouped(plots.load_runs([*good, newer, bad[0]]))
+    assert [len(runs) for runs in groups.values()] == [4, 1] and "too narrow" in compare.table(groups)
 
 
 def test_a_comparison_has_the_panels_of_its_task(tmp_path):

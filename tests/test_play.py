@@ -130,10 +130,13 @@ def fake(name, tokenizer, text, cap=10**6):
 
 
 def test_rows_never_change_above_the_last():
-    text = "one two three\n\nfour " + "x" * 25 + " five six seven " * 5
+    text = (
+        "one two three\n\nfour " + "x" * 25 + " five six seven " * 5 + "重新检查 再 🙂" * 3 + "e\u0301" * 30
+    )
     for width in (5, 8, 20):
         final = play.rows(text, width)
-        assert all(len(row) <= width for row in final)
+        assert all(sum(map(play.columns, row)) <= width for row in final)
+        assert "".join(final).replace(" ", "") == text.replace(" ", "").replace("\n", "")
         for end in range(len(text)):
             assert play.rows(text[:end], width)[:-1] == final[: len(play.rows(text[:end], width)) - 1]
 
@@ -166,6 +169,17 @@ def test_two_columns_show_both_answers_whole(tiny, capsys, monkeypatch):
             expected = [row.rstrip() for row in play.rows(text, 28)]
             assert [row[i].strip() for row in cells[1:]][: len(expected)] == [row.strip() for row in expected]
         assert cells[0] == ["[base]", " [trained]"] and "tokens" in "".join(cells[-2] + cells[-1])
+
+
+def test_columns_stay_straight_beside_wide_letters(tiny, capsys, monkeypatch):
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny), type("task", (), {})
+    monkeypatch.setattr(play.Answer, "verdict", lambda self, task: "right")
+    answers = [fake(name, tokenizer, "") for name in ("base", "trained")]
+    for answer, text in zip(answers, ("再试 e\u0301 🙂\n" * 3, "1+1")):
+        answer.text, answer.finished = text, True
+    play.side_by_side(answers, task, 60)
+    left = [row.partition("│")[0] for row in screen(capsys.readouterr().out) if "│" in row]
+    assert len(left) == 6 and {sum(map(play.columns, cell)) for cell in left} == {29}
 
 
 def test_a_terminal_is_safe_from_what_a_model_writes(tiny):

@@ -160,7 +160,7 @@ def test_curves_draws_the_right_numbers(make):
     assert np.allclose(bars, [[(s, 0.15 + 0.05 * s), (s, 0.25 + 0.05 * s)] for s in (5, 10, 0, 12)])
     assert np.allclose(probes, [(5, 0.45), (10, 0.7)]) and np.allclose(evals, [(0, 0.2), (12, 0.8)])
     labels = [text.get_text() for text in panels["Response length"].get_legend().get_texts()]
-    assert labels == ["mean length", "correct", "wrong"]  # nothing was cut off
+    assert labels == ["mean length", "wrong", "right"]  # nothing was cut off
 
 
 def test_panels_without_data_say_so_and_those_of_another_task_are_left_out(make):
@@ -198,6 +198,18 @@ def test_the_longest_search_of_the_pretraining_is_drawn_where_the_model_records_
         assert texts(titles(fig)["Persistence: does a search try more?"]) == lines
 
 
+def test_every_number_that_is_logged_is_drawn(make):
+    more = {"kl": 0.1, "value_loss": 0.2, "time/step": 3.0, "eval/pass@4": 0.5, "task/own": 0.3, "skipped": 0}
+    run = plots.load_run(make([row | more for row in run_rows()]))
+    keys = {key for row in run.rows for key in row}
+    panels = [*plots.CURVES, *plots.GROWTH, *plots.other_panels(keys)]
+    shown = {prefix + key for panel in panels for key in panel.labels for prefix in plots.PREFIXES}
+    missing = {key for key in keys - shown if not key.endswith("_ci")} - plots.UNDRAWN
+    assert {key.removeprefix("eval/").removeprefix("probe/") for key in missing} <= plots.UNDRAWN
+    assert {"KL to the reference", "Critic: loss", "task/own"} <= titles(plots.metrics([run])).keys()
+    assert all(ax.get_ylabel() for ax in titles(plots.metrics([run])).values())
+
+
 # ---------------------------------------------------------------- the command
 
 ODD = {
@@ -232,7 +244,8 @@ def test_command_writes_whole_images(make, tmp_path):
     )
     assert done.returncode == 0 and not done.stderr
     written = {path.name: path.stat().st_size for path in (tmp_path / "new").iterdir()}
-    assert sorted(written) == ["fig.v1.pdf", "fig.v1.png", "fig.v1_growth.pdf", "fig.v1_growth.png"]
+    names = ("fig.v1", "fig.v1_growth", "fig.v1_metrics")
+    assert set(written) == {name + kind for name in names for kind in (".pdf", ".png")}
     assert min(written.values()) > 10_000
     assert (tmp_path / "new/fig.v1.png").read_bytes()[:4] == b"\x89PNG"
 

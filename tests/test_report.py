@@ -171,7 +171,7 @@ def test_a_run_refreshes_its_report_and_draws_everything_at_its_end(tmp_path, mo
     said = pictures.finish()
     assert "Aha step 5: " in said and f"Report: {path}/report.html" in said and "dip" not in said
     assert not data_of((path / "report.html").read_text())["live"]
-    drawn = {f"{name}.{kind}" for name in ("curves", "growth", "aha") for kind in ("png", "pdf")}
+    drawn = {f"{name}.{kind}" for name in ("curves", "growth", "metrics", "aha") for kind in ("png", "pdf")}
     assert {file.name for file in (path / "plots").iterdir()} == drawn
     assert not [file for file in path.iterdir() if file.name.startswith(".")]
     assert capsys.readouterr().out == ""
@@ -356,6 +356,7 @@ def test_the_page_works_in_a_browser(browser, tmp_path, width):
     assert browser.run("document.querySelector('[role=status]').textContent") == "1 of 36 problems"
     browser.open(page, "#f=wrong&h=1&p=2", width=width)
     assert browser.run("document.querySelector('select').value") == "wrong" and "Make 18" in browser.run(TEXT)
+    assert browser.run("document.querySelector('.browser').getBoundingClientRect().top < innerHeight * 0.7")
     browser.open(page, "#p=99999&f=nonsense&q=%3Cscript%3E", width=width)
     # hostile responses are shown, letter by letter, and nothing of them runs
     for i, text in enumerate(HOSTILE):
@@ -368,6 +369,17 @@ def test_the_page_works_in_a_browser(browser, tmp_path, width):
     browser.run("document.querySelector('details').open = true")
     browser.wait("document.querySelectorAll('details figure svg').length > 5")
     assert browser.errors == []
+
+
+def test_long_prompts_go_by_what_sets_them_apart(browser, tmp_path):
+    prompt = (
+        "A conversation between User and Assistant.\nUser: What is {} * 2?\nAssistant: let me think.\n<think>"
+    )
+    samples = [sample(0, p, prompt=prompt.format(p)) for p in range(40)]
+    browser.open(report.write(folder(tmp_path / "run", samples=samples)))
+    names = browser.run("[...document.querySelectorAll('.list a div:first-child')].map(d => d.textContent)")
+    assert names[:2] == ["…User: What is 0…", "…User: What is 1…"]
+    assert "User: What is 0 * 2?" in browser.run(TEXT)
 
 
 def test_five_thousand_samples_without_lag(browser, tmp_path):

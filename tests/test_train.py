@@ -100,6 +100,8 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
     ]
     assert train(*argv, "--overwrite", "--steps", "1") == 0
     assert len([r for r in rows(run / "metrics.jsonl") if "reward" in r]) == 1
+    assert train(*argv, "--name", "b", "--task_args", "nonsense=1") == 2  # found out late, and leaves nothing
+    assert not (tmp_path / "b").exists()
 
 
 def test_kill_and_resume_is_bit_exact(tiny, tmp_path, rows):
