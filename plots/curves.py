@@ -355,7 +355,7 @@ class Panel:
         if len(handles) > 1:
             ax.legend(
                 handles=handles, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, borderpad=0,
-                fontsize=10.5, ncols=5, handlelength=1.2, handletextpad=0.35, columnspacing=0.7,
+                fontsize=10.5, ncols=5, handlelength=1, handletextpad=0.3, columnspacing=0.7,
             ).set_in_layout(False)  # fmt: skip
         if self.share:
             ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
@@ -403,7 +403,7 @@ METRICS = [
         "arithmetic_accuracy": "equations", "verdict_accuracy": "verdicts", "partials_add_up": "sums"}),
     Panel("Answers", "share of responses", {"answered": "answered", "no_answer_share": "none",
                                             "code_share": "code"}, share=True, top=1, overlay=3),
-    Panel("Time of a step", "seconds", {"time/step": "whole step", "time/sample": "sample",
+    Panel("Time of a step", "seconds", {"time/step": "all", "time/sample": "sample",
                                         "time/update": "update", "time/score": "score"}),
     Panel("Tokens so far", "tokens", {"sampled_tokens": "sampled"}),
     Panel("Tokens of an update", "tokens", {"updated_tokens": "updated"}),
