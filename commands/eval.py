@@ -24,7 +24,7 @@ import tinyr1
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
-from runfolder import UserError, differing, environment, write_atomically, write_json
+from runfolder import Clock, UserError, differing, environment, write_atomically, write_json
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
@@ -89,6 +89,7 @@ class Folder:
         """Errors: UserError, where it cannot be written or holds an evaluation with other settings."""
         self.path = Path(cfg.out) / f"eval-{cfg.name}"
         self.samples = self.path / "eval_samples.jsonl"
+        self.clock = Clock()
         settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | {"written": fingerprint(cfg)}
         self.settings = settings
         try:
@@ -168,8 +169,11 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
     bar = tqdm(total=len(held), initial=whole // k, desc=name, unit="problem", dynamic_ncols=True)
     for first in range(whole // k, len(held), chunk):
         part = held[first : first + chunk]
-        roll, texts = tinyr1.collect(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
-        new = sample_records(part, texts, tinyr1.score(task, part, texts, k), roll, k)
+        with folder.clock("sampling"):
+            roll, texts = tinyr1.collect(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
+        with folder.clock("verdicts"):
+            results = tinyr1.score(task, part, texts, k)
+        new = sample_records(part, texts, results, roll, k)
         new = [{"task": name, "problem": first + i // k, "sample": i % k, **r} for i, r in enumerate(new)]
         folder.append(new[begun:])
         records, begun = records + new, 0
@@ -281,12 +285,16 @@ def main(argv: list[str]) -> int:
         rest = own, task, held[name]
         k = cfg.eval_samples
         records = sample_set(name, k, *rest, stored.get(name, []), model, tokenizer, folder)
-        out[name] = figures_of(name, records, task, k)
+        with folder.clock("verdicts"):  # whether answers are equivalent, for cons@k
+            out[name] = figures_of(name, records, task, k)
         if cfg.greedy:
             rest, label = (replace(own, temperature=0.0), task, held[name]), name + GREEDY
             once = sample_set(label, 1, *rest, stored.get(label, []), model, tokenizer, folder)
             out[name]["greedy"] = evaluation(once, 1)["accuracy"]
         report(name, out[name])
-    write_json(folder.path / "eval.json", {"config": asdict(cfg), "sets": out, "environment": environment()})
-    print(f"\nwritten to {folder.path}")
+    seconds = {name: round(spent, 2) for name, spent in folder.clock.items()}
+    record = {"config": asdict(cfg), "sets": out, "seconds": seconds, "environment": environment()}
+    write_json(folder.path / "eval.json", record)
+    told = ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items())
+    print(f"\n{told}; written to {folder.path}")
     return 0

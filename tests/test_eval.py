@@ -66,7 +66,9 @@ def test_sets_and_groups(tiny, tmp_path, rows, capsys):
     argv = ["--model", tiny, "--task", sets, "--data", f"math500={data}", "--greedy", True, *QUICK]
     assert run(*argv, "--out", tmp_path, "--name", "x") == 0
     output, folder = capsys.readouterr().out, tmp_path / "eval-x"
-    found = json.loads((folder / "eval.json").read_text())["sets"]
+    record = json.loads((folder / "eval.json").read_text())
+    found, seconds = record["sets"], record["seconds"]
+    assert set(seconds) == {"sampling", "verdicts"} and f"sampling {seconds['sampling']:.1f} s" in output
     assert list(found) == sets.split(",") and all({"greedy", "cons@2"} <= set(f) for f in found.values())
     assert (
         found["math500"]["by"]["level"] == {"0": [0.0, 6], "1": [0.0, 6]} and "level: 0 0.0% of 6" in output
@@ -86,7 +88,8 @@ def test_an_interrupted_evaluation_goes_on(tiny, tmp_path, rows, monkeypatch):
     argv = ["--model", tiny, "--task_args", "wording=short", "--out", tmp_path, "--name", "x", *QUICK]
     assert run(*argv) == 0
     path = tmp_path / "eval-x" / "eval_samples.jsonl"
-    whole, figures = path.read_bytes(), (tmp_path / "eval-x" / "eval.json").read_bytes()
+    figures = lambda: json.loads((tmp_path / "eval-x" / "eval.json").read_text()) | {"seconds": None}
+    whole, known = path.read_bytes(), figures()
     lines = whole.splitlines(keepends=True)
     asked, collect = [], tinyr1.collect
     monkeypatch.setattr(tinyr1, "collect", lambda *a: asked.append(len(a[2])) or collect(*a))
@@ -95,7 +98,7 @@ def test_an_interrupted_evaluation_goes_on(tiny, tmp_path, rows, monkeypatch):
         asked.clear()
         assert run(*argv) == 0
         assert path.read_bytes() == whole and len(asked) == chunks
-        assert json.loads((tmp_path / "eval-x" / "eval.json").read_text()) == json.loads(figures)
+        assert figures() == known
 
 
 def test_other_settings_or_weights_are_refused(tiny, tmp_path, capsys):
