@@ -122,11 +122,14 @@ def equal(gold, answer):
 
 def proportional(gold, answer, positive):
     """Whether two equations, as pairs of sides, say the same: lhs - rhs in a constant (positive) ratio."""
+    import mpmath
+
     (a, b), (c, d) = (map(expression, sides) for sides in (gold, answer))
     rows = samples(a - b, c - d)
     if not rows or any(not x or not y for x, y in rows):
         return False
-    ratios = [y / x for x, y in rows]
+    with mpmath.workdps(DIGITS + 10):
+        ratios = [y / x for x, y in rows]
     return all(close(ratios[0], r) for r in ratios) and (not positive or ratios[0].real > 0)
 
 
