@@ -367,8 +367,8 @@ def _same_items(g, a, decide):
     names = [[i.kind == "relation" and bool(_name(i)) for i in items] for items in (golds, answers)]
     if golds and all(names[0]) and not any(names[1]):  # AB = 9, CD = 4 in that order
         return _all(golds, answers, decide)
-    words = [i.kind == "text" and i.value[0].startswith(WORD) for i in golds]
-    if any(words):  # words in a row may be a ranking
+    words = [i.kind == "text" and i.value[0].startswith((WORD, r"\ldots")) for i in golds]
+    if any(words):  # words in a row may be a ranking, and what goes on has an order
         return _all(golds, answers, decide)
     if "set" in (g.kind, a.kind):
         golds, answers = dict.fromkeys(i.value for i in golds), dict.fromkeys(i.value for i in answers)
@@ -409,8 +409,8 @@ def _same_text(g, a, decide):
     if g.kind == a.kind == "text":
         (x, x_unit), (y, y_unit) = g.value, a.value
         if x.startswith(WORD) or y.startswith(WORD):
-            signs = {re.sub(rf"{WORD}[^{END}]*{END}|[^-+*/^<>]", "", text) for text in (x, y)} - {""}
-            return letters(g.source) == letters(a.source) != "" and len(signs) < 2  # «a»+«b» is not «a»-«b»
+            operators = {"".join(re.findall(r"(?<![a-zA-Z])[-+/^]|\\cdot", text)) for text in (x, y)} - {""}
+            return letters(g.source) == letters(a.source) != "" and len(operators) < 2  # «a»+«b», «a»-«b»
         if x_unit and y_unit and x_unit != y_unit:
             return False
         if x == y:
