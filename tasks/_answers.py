@@ -125,7 +125,7 @@ def _read(text, thousands=True):
             if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*(?:\\mid|\||:)(.*)", inside):
                 return _read(builder[1])  # {x | 2 < x < 3}
             items = [item for item in items if item]
-            return Node("set", tuple(_read(item, False) for item in items[:MAX_ITEMS]), text)
+            return Node("set", _flat(_read(item, False) for item in items[:MAX_ITEMS]), text)
         if len(items) > 1 and OPEN + CLOSE not in opening + closing:
             brackets = opening + closing if len(items) == 2 else "()"
             return Node("tuple", (brackets, *(_read(item, False) for item in items[:MAX_ITEMS])), text)
@@ -161,7 +161,12 @@ def _list(items, either, text):
         and nodes[0] in named
     ):
         nodes = [_last(node) if node in named else node for node in nodes]  # x = 1 or x = 2; x = 1, 2
-    return Node("list", tuple(nodes), text)
+    return Node("list", _flat(nodes), text)
+
+
+def _flat(nodes):
+    r"""The nodes, and for each \pm among them its two."""
+    return tuple(part for node in nodes for part in (node.value if node.kind == "list" else (node,)))
 
 
 def _relation(sides, operators, text):
