@@ -385,7 +385,7 @@ def _same_items(g, a, decide):
 def _same_number(g, a):
     (x, x_percent, x_unit), (y, y_percent, y_unit) = g, a
     if (x_unit in WORTH or y_unit in WORTH) and x * WORTH.get(x_unit, 1) == y * WORTH.get(y_unit, 1):
-        return x_percent == y_percent  # 3 million is 3,000,000
+        return x_percent == y_percent  # 3 million is 3,000,000; for "how many millions?" 3 is right as well
     if x_unit and y_unit and x_unit != y_unit:
         return False
     if x_percent == y_percent:
@@ -422,7 +422,7 @@ def _same_text(g, a, decide):
             return True
         if PROSE.fullmatch(g.source) and letters(g.source) == letters(a.source):
             return True
-        if re.fullmatch("[A-Z]{2,}", x):  # a name, such as CD or LQSX
+        if re.fullmatch(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}", x):  # a name, such as CD or LQSX
             return x == y
         if re.fullmatch("[a-zA-Z]", x) and x.lower() == y.lower():
             return True

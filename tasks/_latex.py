@@ -32,6 +32,10 @@ REWRITE = [
     for pattern, new in (
         (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
         (r"\\\$|\\text\{\$\}|€|£|\\pounds|\\euro(?![a-z])", MONEY),
+        (
+            r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))",
+            r"\\wedge",
+        ),  # of vectors: no product
         (r"\\[()\[\]]|\$", ""),  # delimiters of mathematics
         (r",\s*\\!\s*", ","),
         (
@@ -119,7 +123,8 @@ def _of_text(match):
     if word in FUNCTIONS:
         return f"\\{word} "
     if CHOICE.fullmatch(content):
-        return re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
+        content = re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
+        return " " + content if content[:1].isalpha() else content  # \cdot\mathbf{b} is no \cdotb
     if re.search("[0-9]", content):
         return content
     return f"{WORD}{content}{END}"
@@ -132,15 +137,15 @@ def tidy(text):
     text = text.translate(PRIVATE)
     if "begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # the backslash doubled, as in JSON
+    text = LEAD.sub(lambda m: "" if m["close"] else m["open"] or "", text)
     while unboxed := re.fullmatch(r"[\s$]*\\(?:boxed|fbox)\s*\{(.*)\}[\s$.]*", text, re.DOTALL):
         text = unboxed[1]
     if re.search(r"\\boxed|\\fbox", text):
         raise TooComplex("a box within other text")
-    text = LEAD.sub(lambda m: "" if m["close"] else m["open"] or "", text)
-    for pattern, new in REWRITE[:2]:
+    for pattern, new in REWRITE[:3]:
         text = pattern.sub(new, text)
     text = SCRIPT.sub(_of_script, TEXT.sub(_of_text, text))
-    for pattern, new in REWRITE[2:]:
+    for pattern, new in REWRITE[3:]:
         text = pattern.sub(new, text)
     text = re.sub(rf"(?<=[0-9])\s*\^?\s*\{{?{WORD}?(?:st|nd|rd|th){END}?\}}?(?![a-z])", "", text)  # 17th
     text = re.sub(rf"^\s*{WORD}[^{END}]*:{END}", "", text)  # Answer: 17
@@ -164,6 +169,11 @@ def tidy(text):
 
 
 TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.", re.DOTALL)
+ONE_DIGIT = (
+    r"\frac",
+    r"\binom",
+    r"\overline",
+)  # \frac12 is a half; who writes x^12 or \sqrt13 means all of it
 ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, r"\overline": 1, "^": 1, "_": 1}
 
 
@@ -199,12 +209,8 @@ def plain(text):
             if tokens[i] == "{" or tokens[i] == "(" and token in (r"\sqrt", "^"):
                 inner, i = group(i)
                 out.append("{" + plain(inner[1:-1]) + "}")
-            elif (
-                token in (r"\frac", r"\binom", r"\overline")
-                and tokens[i][0].isdigit()
-                and "." not in tokens[i]
-            ):
-                out.append("{" + tokens[i][0] + "}")  # LaTeX takes one digit: \frac12
+            elif token in ONE_DIGIT and tokens[i][0].isdigit() and "." not in tokens[i]:
+                out.append("{" + tokens[i][0] + "}")
                 tokens[i] = tokens[i][1:]
                 i += not tokens[i]
             else:
@@ -344,7 +350,7 @@ class _Arithmetic:
 
 # ---------------------------------------------------------------- units
 
-WORTH = {
+WORTH = {  # units that are numbers
     "cent": Fraction(1, 100),
     "dozen": 12,
     "hundred": 100,
@@ -366,7 +372,7 @@ UNITS = {
     for plural in ("", "s")
 }  # fmt: skip
 # What follows a number and is no unit of it: 5 or more, 5 squared.
-NO_UNITS = {",", ";", "not", "is", "at", "to", "plus", "minus", "times", "squared", "cubed", "factorial"}
+NO_UNITS = {",", ";", "not", "is", "at", "to", "plus", "minus", "squared", "cubed", "factorial"}
 VAGUE = {"unit", "units", "square", "sq", "cubic", "cu", "per", "of", "a", "the", "us"}
 UNIT_TAIL = re.compile(
     rf"(?:\s*{WORD}(?P<text>[^{END}]*){END}\s*(?:\^\{{?[0-9]\}}?)?(?:\s*/\s*{WORD}[^{END}]*{END})?"
@@ -378,7 +384,7 @@ UNIT_TAIL = re.compile(
 
 
 def split_unit(text):
-    """(the text without a trailing unit or leading currency, the unit's name, "" if there is none)."""
+    """(the text without a trailing unit or modulus or a currency, the name of that, "" if there is none)."""
     unit = ""
     if MONEY in text:
         text, unit = text.replace(MONEY, ""), "dollar"

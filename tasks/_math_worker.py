@@ -53,13 +53,13 @@ def value(name, point):
 
 def at(expression, point):
     """(real, imaginary) of the expression's value at the sample point, None if it has none."""
-    from sympy import Expr, nan, oo, zoo
+    from sympy import Derivative, Expr, Integral, Limit, Product, Sum, nan, oo, zoo
     from sympy.core.function import AppliedUndef
 
     if not isinstance(expression, Expr):
         return None
-    if expression.has(oo, -oo, zoo, nan):
-        raise ValueError("arithmetic with infinity")
+    if expression.has(oo, -oo, zoo, nan, Sum, Product, Integral, Limit, Derivative):
+        raise ValueError("arithmetic with infinity, or an answer left to be worked out")
     calls = {}  # f(2 - x) is an unknown that is named by f and the value of 2 - x
     for call in expression.atoms(AppliedUndef):
         arguments = [[str(part.round(15)) for part in at(a, point) or ()] for a in call.args]
