@@ -19,6 +19,7 @@ from tasks._latex import (
     OPEN,
     ROW,
     WORD,
+    WORTH,
     plain,
     rational,
     split_unit,
@@ -77,7 +78,7 @@ ITEMS, CUP = re.compile("[,;]"), re.compile(r"\\cup(?![a-z])")
 
 def bracketed(text):
     """(opening, inside, closing) where one pair of brackets holds the whole text, else None."""
-    if len(text) < 2 or text[0] not in "([" + OPEN or text[-1] not in ")]" + CLOSE:
+    if len(text) < 2 or text[0] not in "([{" + OPEN or text[-1] not in ")]}" + CLOSE:
         return None
     depth = 0
     for i, sign in enumerate(text):
@@ -97,7 +98,8 @@ def _read(text, thousands=True):
     text = NUMBERS.get(text.strip().lower(), text.strip())
     if option := re.fullmatch(r"([A-Z])[):]", text):
         text = option[1]
-    if label := re.fullmatch(r"\(([A-Z])\)\s*([^\s,(].*)", text):  # (C) 12: the choice and what it says
+    # (C) 12 is the choice and what it says; (C) or (D) is not.
+    if label := re.fullmatch(r"\(([A-Z])\)[:.]?(?![-a-zA-Z])\s*(?![\s,;:(=<>+*/^_|]|[A-Z]\b)(.+)", text):
         return Node("choice", (_read(label[1]), _read(label[2])), text)
     joined = GROUPED.sub(lambda m: m[0].replace(",", ""), text) if thousands else text
     if not bracketed(text):
@@ -114,12 +116,16 @@ def _read(text, thousands=True):
         return Node("union", tuple(_read(part) for part in parts), text)
     if group := bracketed(text):
         opening, inside, closing = group
+        if opening + closing == "{}":  # braces that only group, or a set's without their backslashes
+            inner = _read(inside, thousands)
+            if inner.kind != "text":
+                return Node("set", inner.value, text) if inner.kind == "list" else inner
         items = [item for item in split(inside, ITEMS)[0]]
         if opening == OPEN and closing == CLOSE:
             if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*(?:\\mid|\||:)(.*)", inside):
                 return _read(builder[1])  # {x | 2 < x < 3}
             items = [item for item in items if item]
-            return Node("set", tuple(_read(item, False) for item in items[:MAX_ITEMS]), text)
+            return Node("set", _flat(_read(item, False) for item in items[:MAX_ITEMS]), text)
         if len(items) > 1 and OPEN + CLOSE not in opening + closing:
             brackets = opening + closing if len(items) == 2 else "()"
             return Node("tuple", (brackets, *(_read(item, False) for item in items[:MAX_ITEMS])), text)
@@ -155,7 +161,12 @@ def _list(items, either, text):
         and nodes[0] in named
     ):
         nodes = [_last(node) if node in named else node for node in nodes]  # x = 1 or x = 2; x = 1, 2
-    return Node("list", tuple(nodes), text)
+    return Node("list", _flat(nodes), text)
+
+
+def _flat(nodes):
+    r"""The nodes, and for each \pm among them its two."""
+    return tuple(part for node in nodes for part in (node.value if node.kind == "list" else (node,)))
 
 
 def _relation(sides, operators, text):
@@ -186,7 +197,7 @@ NAME = re.compile(
     rf"(?:[a-zA-Z]|[A-Z]{{2,4}}|\\(?:alpha|beta|gamma|delta|theta|phi|lambda|mu|rho|sigma|omega|ell)|{WORD}[^{END}]*{END})"
     r"\}?'*(?:_\{?[0-9a-zA-Z]+\}?)?(?:\^\{?-1\}?)?(?:\((?:[^()]|\([^()]*\))*\))?"
 )
-LOOSE = re.compile(r"[a-zA-Z\\+\-/ {}()_^']*[a-zA-Z][a-zA-Z\\+\-/ {}()_^']*")
+LOOSE = re.compile(r"(?!-)[a-zA-Z\\+\-/ {}()_^']*[a-zA-Z][a-zA-Z\\+\-/ {}()_^']*")
 
 
 def is_name(text):
@@ -307,6 +318,11 @@ def _same(g, a, decide):
             if kinds[0] != kinds[1]:
                 return False
             return _unordered(g.value, a.value, decide) or decide("set", _plain(g), _plain(a))
+        case "union", "list":  # (-1, 0) and (2, 3)
+            kinds = {part.kind for part in a.value}
+            return kinds <= {"tuple", "set"} and _unordered(g.value, a.value, decide)
+        case ("union", "tuple" | "set") | ("tuple" | "set", "union"):
+            return decide("set", _plain(g), _plain(a))
         case ("list", "number") if "," in a.source:
             return _same(g, _read(a.source, thousands=False), decide)
         case ("union" | "tuple" | "set", "text") | ("text", "union" | "tuple" | "set"):
@@ -356,8 +372,8 @@ def _same_items(g, a, decide):
     names = [[i.kind == "relation" and bool(_name(i)) for i in items] for items in (golds, answers)]
     if golds and all(names[0]) and not any(names[1]):  # AB = 9, CD = 4 in that order
         return _all(golds, answers, decide)
-    words = [i.kind == "text" and i.value[0].startswith(WORD) for i in golds]
-    if any(words):  # words in a row may be a ranking
+    words = [i.kind == "text" and i.value[0].startswith((WORD, r"\ldots")) for i in golds]
+    if any(words):  # words in a row may be a ranking, and what goes on has an order
         return _all(golds, answers, decide)
     if "set" in (g.kind, a.kind):
         golds, answers = dict.fromkeys(i.value for i in golds), dict.fromkeys(i.value for i in answers)
@@ -368,9 +384,9 @@ def _same_items(g, a, decide):
 
 def _same_number(g, a):
     (x, x_percent, x_unit), (y, y_percent, y_unit) = g, a
-    if {x_unit, y_unit} == {"dollar", "cent"}:
-        x, y = (v * (100 if unit == "dollar" else 1) for v, unit in ((x, x_unit), (y, y_unit)))
-    elif x_unit and y_unit and x_unit != y_unit:
+    if (x_unit in WORTH or y_unit in WORTH) and x * WORTH.get(x_unit, 1) == y * WORTH.get(y_unit, 1):
+        return x_percent == y_percent  # 3 million is 3,000,000; for "how many millions?" 3 is right as well
+    if x_unit and y_unit and x_unit != y_unit:
         return False
     if x_percent == y_percent:
         return x == y
@@ -398,17 +414,18 @@ def _same_text(g, a, decide):
     if g.kind == a.kind == "text":
         (x, x_unit), (y, y_unit) = g.value, a.value
         if x.startswith(WORD) or y.startswith(WORD):
-            return letters(g.source) == letters(a.source) != ""
+            operators = {"".join(re.findall(r"(?<![a-zA-Z])[-+/^]|\\cdot", text)) for text in (x, y)} - {""}
+            return letters(g.source) == letters(a.source) != "" and len(operators) < 2  # «a»+«b», «a»-«b»
+        if x_unit and y_unit and x_unit != y_unit:
+            return False
         if x == y:
             return True
         if PROSE.fullmatch(g.source) and letters(g.source) == letters(a.source):
             return True
-        if re.fullmatch("[A-Z]{2,}", x):  # a name, such as CD or LQSX
+        if re.fullmatch(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}", x):  # a name, such as CD or LQSX
             return x == y
-        if re.fullmatch("[a-zA-Z]", x):
-            return x.lower() == y.lower()
-        if x_unit and y_unit and x_unit != y_unit:
-            return False
+        if re.fullmatch("[a-zA-Z]", x) and x.lower() == y.lower():
+            return True
     words = [_expression(node) for node in (g, a)]
     if variables(words[0]) != variables(words[1]) or any(
         not w.isascii() or re.search(rf"[0-9] [0-9]|[{WORD}{END}{MONEY}]", w) for w in words

@@ -1,6 +1,7 @@
 """LaTeX as people and models write it: one spelling for each thing, exact numbers, units apart from them."""
 
 import re
+import unicodedata
 from fractions import Fraction
 from math import factorial
 
@@ -16,11 +17,13 @@ class TooComplex(ValueError):
 # ---------------------------------------------------------------- LaTeX's varieties
 
 SIGNS = {
-    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/",
-    "π": r"\pi ", "√": r"\sqrt", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-    "∪": r"\cup ", "∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "±": r"\pm ", "∅": r"\emptyset ",
-    "θ": r"\theta ", "ℝ": r"\mathbb{R}", "％": "%", "\xa0": " ", "’": "'",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "－": "-", "÷": "/", "⁄": "/", "∕": "/", "’": "'",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "±": r"\pm ", "√": r"\sqrt ", "％": "%",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
+    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "…": r"\dots ", "°": r"^\circ ", "¢": " cents ", "\xa0": " ",
+    "α": r"\alpha ", "β": r"\beta ", "θ": r"\theta ", "π": r"\pi ", "φ": r"\phi ", "∞": r"\infty ",
 }  # fmt: skip
+SCRIPT = re.compile("(?P<up>[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+)|(?P<low>[₀₁₂₃₄₅₆₇₈₉]+)|[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
 # One character each stands for what LaTeX spells out; the text that is read cannot hold them any more.
 ROW, WORD, END, OPEN, CLOSE, MONEY = "⏎", "«", "»", "⦃", "⦄", "¤"
 PRIVATE = str.maketrans(dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY, "\ufffd") | SIGNS)
@@ -29,6 +32,10 @@ REWRITE = [
     for pattern, new in (
         (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
         (r"\\\$|\\text\{\$\}|€|£|\\pounds|\\euro(?![a-z])", MONEY),
+        (
+            r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))",
+            r"\\wedge",
+        ),  # of vectors: no product
         (r"\\[()\[\]]|\$", ""),  # delimiters of mathematics
         (r",\s*\\!\s*", ","),
         (
@@ -39,11 +46,14 @@ REWRITE = [
         (r"\\[mM]?(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])", ""),
         (r"\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\[lc]?dots(?![a-zA-Z])|(?<=[,\s])\.\.\.", r"\\ldots "),
+        (r"\\(?:bar|dot)\s*(?=\{[0-9])", r"\\overline"),
         (r"\\tbinom|\\dbinom", r"\\binom"),
         (r"\{([,:])\}", r"\1"),
         (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])|<=", r"\\le "),
         (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])|>=", r"\\ge "),
         (r"\\neq(?![a-zA-Z])|\\not\s*=|!=", r"\\ne "),
+        (r"\\equiv(?![a-zA-Z])", "="),
         (r"\\lt(?![a-zA-Z])", "<"),
         (r"\\gt(?![a-zA-Z])", ">"),
         (r"\\(?:approx|simeq|sim)(?![a-zA-Z])", r"\\approx "),
@@ -82,6 +92,20 @@ NUMBERS = dict(
 )
 
 
+def _of_script(match):
+    """LaTeX of raised or lowered digits, or of a fraction that is one character."""
+    digits = unicodedata.normalize("NFKC", match[0]).replace("−", "-")
+    if match["up"] or match["low"]:
+        return f"{'^' if match['up'] else '_'}{{{digits}}}"
+    return r"\frac" + "".join(f"{{{part}}}" for part in digits.split("⁄"))
+
+
+LEAD = re.compile(  # The answer is 5; \text{Option (A)}
+    r"\A\s*(?P<open>\\(?:text|textbf|mathrm|mbox)\s*\{)?\s*(?:so,?\s|thus,?\s|therefore,?\s|hence,?\s)?(?:the\s)?"
+    r"(?:final\s|correct\s)?(?:(?:answer|result|solution|value)(?:\s+is(?![a-z])\s*:?|\s*[:=])"
+    r"|(?:answer|option|choice)\s+(?=\(?[A-Z]\)?[}\s.]*\Z))\s*(?P<close>\})?",
+    re.IGNORECASE,
+)
 SEPARATORS = {"and": ",", "or": ";", "to": ":"}
 CHOICE = re.compile(
     r"[^a-zA-Z]*|(?![mgshl]$)\(?[a-zA-Z]\)?(?:(?:\s*,\s*(?:and\s)?|\s+and\s+|\s+)[a-zA-Z])*,?"
@@ -99,7 +123,8 @@ def _of_text(match):
     if word in FUNCTIONS:
         return f"\\{word} "
     if CHOICE.fullmatch(content):
-        return re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
+        content = re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
+        return " " + content if content[:1].isalpha() else content  # \cdot\mathbf{b} is no \cdotb
     if re.search("[0-9]", content):
         return content
     return f"{WORD}{content}{END}"
@@ -112,14 +137,15 @@ def tidy(text):
     text = text.translate(PRIVATE)
     if "begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # the backslash doubled, as in JSON
-    while unboxed := re.fullmatch(r"[\s$]*\\f?boxed\s*\{(.*)\}[\s$.]*", text, re.DOTALL):
+    text = LEAD.sub(lambda m: "" if m["close"] else m["open"] or "", text)
+    while unboxed := re.fullmatch(r"[\s$]*\\(?:boxed|fbox)\s*\{(.*)\}[\s$.]*", text, re.DOTALL):
         text = unboxed[1]
-    if re.search(r"\\f?boxed", text):
+    if re.search(r"\\boxed|\\fbox", text):
         raise TooComplex("a box within other text")
-    for pattern, new in REWRITE[:2]:
+    for pattern, new in REWRITE[:3]:
         text = pattern.sub(new, text)
-    text = TEXT.sub(_of_text, text)
-    for pattern, new in REWRITE[2:]:
+    text = SCRIPT.sub(_of_script, TEXT.sub(_of_text, text))
+    for pattern, new in REWRITE[3:]:
         text = pattern.sub(new, text)
     text = re.sub(rf"(?<=[0-9])\s*\^?\s*\{{?{WORD}?(?:st|nd|rd|th){END}?\}}?(?![a-z])", "", text)  # 17th
     text = re.sub(rf"^\s*{WORD}[^{END}]*:{END}", "", text)  # Answer: 17
@@ -143,7 +169,12 @@ def tidy(text):
 
 
 TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.", re.DOTALL)
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1}
+ONE_DIGIT = (
+    r"\frac",
+    r"\binom",
+    r"\overline",
+)  # \frac12 is a half; who writes x^12 or \sqrt13 means all of it
+ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, r"\overline": 1, "^": 1, "_": 1}
 
 
 def plain(text):
@@ -178,8 +209,8 @@ def plain(text):
             if tokens[i] == "{" or tokens[i] == "(" and token in (r"\sqrt", "^"):
                 inner, i = group(i)
                 out.append("{" + plain(inner[1:-1]) + "}")
-            elif token in (r"\frac", r"\binom", r"\sqrt") and tokens[i][0].isdigit() and "." not in tokens[i]:
-                out.append("{" + tokens[i][0] + "}")  # LaTeX takes one digit: \frac12
+            elif token in ONE_DIGIT and tokens[i][0].isdigit() and "." not in tokens[i]:
+                out.append("{" + tokens[i][0] + "}")
                 tokens[i] = tokens[i][1:]
                 i += not tokens[i]
             else:
@@ -197,7 +228,7 @@ def plain(text):
 # ---------------------------------------------------------------- exact numbers
 
 ATOM = re.compile(
-    r"(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+)"
+    r"(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+|\.(?=\\overline))"
     r"(?:\\overline\{(?P<period>[0-9]+)\})?|\\frac|\\cdot|[-+/^!(){}]"
 )
 
@@ -302,7 +333,7 @@ class _Arithmetic:
 
     def number(self, match):
         digits = match["number"].replace(",", "")
-        value = Fraction(digits.removesuffix("."))
+        value = Fraction("0" + digits.removesuffix("."))
         if match["period"]:
             if "." not in digits:
                 raise SyntaxError
@@ -319,29 +350,41 @@ class _Arithmetic:
 
 # ---------------------------------------------------------------- units
 
+WORTH = {  # units that are numbers
+    "cent": Fraction(1, 100),
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+}
 UNITS = {
     name + plural: line.split()[0]
     for line in (
         "m meter metre", "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre",
         "inch in inche", "foot ft feet", "yard yd", "mile mi", "second s sec", "minute min", "hour h hr",
         "day", "week", "month", "year yr", "g gram gm", "kg kilogram", "mg", "ton tonne", "pound lb",
-        "ounce oz", "liter l litre", "ml milliliter millilitre", "gallon gal", "dollar usd buck", "cent",
+        "ounce oz", "liter l litre", "ml milliliter millilitre", "gallon gal", "dollar usd buck",
         "euro eur", "degree deg", "radian rad", "mph", "kph kmh", "acre", "hectare", "newton", "joule",
-        "watt", "volt", "ohm", "hz hertz", "knot",
+        "watt", "volt", "ohm", "hz hertz", "knot", *WORTH,
     )
     for name in line.split()
     for plural in ("", "s")
 }  # fmt: skip
+# What follows a number and is no unit of it: 5 or more, 5 squared.
+NO_UNITS = {",", ";", "not", "is", "at", "to", "plus", "minus", "squared", "cubed", "factorial"}
 VAGUE = {"unit", "units", "square", "sq", "cubic", "cu", "per", "of", "a", "the", "us"}
 UNIT_TAIL = re.compile(
     rf"(?:\s*{WORD}(?P<text>[^{END}]*){END}\s*(?:\^\{{?[0-9]\}}?)?(?:\s*/\s*{WORD}[^{END}]*{END})?"
+    rf"|\s*\\frac\{{{WORD}(?P<over>[^{END}]*){END}\}}\{{{WORD}[^{END}]*{END}(?:\^\{{?[0-9]\}}?)?\}}"
+    r"|\s*(?P<mod>\\pmod\s*(?:[0-9]+|\{[^{}]*\}))"
     r"|(?:(?P<circ>\^\{\\circ\})\s*(?:[CF](?![a-zA-Z]))?)"
     r"|(?<=[0-9)}])(?P<bare>\s*[a-zA-Z][a-zA-Z]*\.?(?:[\s/]+[a-zA-Z]+\.?)*)(?:\s?\^\{?[0-9]\}?)?)[.\s]*$"
 )
 
 
 def split_unit(text):
-    """(the text without a trailing unit or leading currency, the unit's name, "" if there is none)."""
+    """(the text without a trailing unit or modulus or a currency, the name of that, "" if there is none)."""
     unit = ""
     if MONEY in text:
         text, unit = text.replace(MONEY, ""), "dollar"
@@ -352,8 +395,13 @@ def split_unit(text):
             break
         if tail["bare"] and not _surely_unit(tail["bare"], text[: tail.start()]):
             break
-        names = re.findall("[a-zA-Z]+", (tail["text"] or tail["bare"] or "degree").lower())
-        text, found = text[: tail.start()].strip(), next((UNITS[w] for w in names if w in UNITS), "")
+        words = (tail["text"] or tail["bare"] or tail["over"] or "degree").lower()
+        names = re.findall("[a-zA-Z]+", words)
+        if NO_UNITS & {*names[:1], words.strip()[:1]}:
+            break
+        found = tail["mod"] and re.sub(r"[\s{}]", "", tail["mod"])
+        found = found or next((UNITS[w] for w in names if w in UNITS), "")
+        text = text[: tail.start()].strip()
         unit = found or unit
     return text, unit
 

@@ -40,31 +40,31 @@ def _exact(match):
     return f"\\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}"
 
 
-def value(name, point):
+def value(name, point, scale=1):
     """What an unknown of this name is at sample point `point`, in every expression."""
     from sympy import E, I, Rational
 
     if name in ("i", "e"):
         return I if name == "i" else E
     rng = random.Random(f"{name} {point}")
-    size = Rational(rng.randrange(300, 1700), 1000)
+    size = scale * Rational(rng.randrange(300, 1700), 1000)
     return size if point < 2 or rng.random() < 0.3 else -size
 
 
-def at(expression, point):
+def at(expression, point, scale=1):
     """(real, imaginary) of the expression's value at the sample point, None if it has none."""
-    from sympy import Expr, nan, oo, zoo
+    from sympy import Derivative, Expr, Integral, Limit, Product, Sum, nan, oo, zoo
     from sympy.core.function import AppliedUndef
 
     if not isinstance(expression, Expr):
         return None
-    if expression.has(oo, -oo, zoo, nan):
-        raise ValueError("arithmetic with infinity")
+    if expression.has(oo, -oo, zoo, nan, Sum, Product, Integral, Limit, Derivative):
+        raise ValueError("arithmetic with infinity, or an answer left to be worked out")
     calls = {}  # f(2 - x) is an unknown that is named by f and the value of 2 - x
     for call in expression.atoms(AppliedUndef):
-        arguments = [[str(part.round(15)) for part in at(a, point) or ()] for a in call.args]
+        arguments = [[str(part.round(15)) for part in at(a, point, scale) or ()] for a in call.args]
         calls[call] = value(f"{call.func}{arguments}", point)
-    symbols = {s: value(s.name, point) for s in expression.free_symbols}
+    symbols = {s: value(s.name, point, scale) for s in expression.free_symbols}
     found = expression.xreplace(calls).evalf(DIGITS + 5, subs=symbols, maxn=400)
     real, imaginary = found.as_real_imag()
     return (real, imaginary) if real.is_Float or real.is_Rational else None
@@ -77,13 +77,16 @@ def samples(*expressions):
     in x√x = √x³, unless the expressions are complex by themselves.
     """
     import mpmath
+    from sympy import Mod, ceiling, floor
 
+    steps = any(hasattr(e, "has") and e.has(floor, ceiling, Mod) for e in expressions)
+    points, scale = (16, 100) if steps else (POINTS, 1)  # steps are seen from afar: floor(x/2) is 0 up to 2
     with mpmath.workdps(DIGITS + 10):
         rows = []
         constant = not any(getattr(e, "free_symbols", None) for e in expressions)
         imaginary = any(s.name == "i" for e in expressions for s in getattr(e, "free_symbols", ()))
-        for point in range(1 if constant else POINTS):
-            found = [at(e, point) for e in expressions]
+        for point in range(1 if constant else points):
+            found = [at(e, point, scale) for e in expressions]
             if None in found:
                 if point < 2:
                     return None
@@ -122,11 +125,14 @@ def equal(gold, answer):
 
 def proportional(gold, answer, positive):
     """Whether two equations, as pairs of sides, say the same: lhs - rhs in a constant (positive) ratio."""
+    import mpmath
+
     (a, b), (c, d) = (map(expression, sides) for sides in (gold, answer))
     rows = samples(a - b, c - d)
     if not rows or any(not x or not y for x, y in rows):
         return False
-    ratios = [y / x for x, y in rows]
+    with mpmath.workdps(DIGITS + 10):
+        ratios = [y / x for x, y in rows]
     return all(close(ratios[0], r) for r in ratios) and (not positive or ratios[0].real > 0)
 
 
