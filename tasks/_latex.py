@@ -32,10 +32,7 @@ REWRITE = [
     for pattern, new in (
         (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
         (r"\\\$|\\text\{\$\}|€|£|\\pounds|\\euro(?![a-z])", MONEY),
-        (
-            r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))",
-            r"\\wedge",
-        ),  # of vectors: no product
+        (r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))", r"\\wedge"),  # of vectors
         (r"\\[()\[\]]|\$", ""),  # delimiters of mathematics
         (r",\s*\\!\s*", ","),
         (
@@ -169,11 +166,7 @@ def tidy(text):
 
 
 TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\s+|.", re.DOTALL)
-ONE_DIGIT = (
-    r"\frac",
-    r"\binom",
-    r"\overline",
-)  # \frac12 is a half; who writes x^12 or \sqrt13 means all of it
+ONE_DIGIT = (r"\frac", r"\binom", r"\overline")  # \frac12 is a half; x^12 and \sqrt13 mean all of it
 ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, r"\overline": 1, "^": 1, "_": 1}
 
 
