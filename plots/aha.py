@@ -433,7 +433,9 @@ def by_length(evals: dict) -> Chart:
                 mean = float(np.mean([tokens for group in part for tokens, _ in group]))
                 points.append([mean, *clustered([[right for _, right in group] for group in part])])
         chart.series.append(Series(f"{name}, step {step:g}", color, points))
-    chart.note = f"Quarters of length. {WILSON} A search ends with success: the longest had none."
+    chart.note = f"Quarters of length. {WILSON}"
+    if searches(evals):
+        chart.note += " A search ends with success: the longest had none."
     return chart
 
 
@@ -481,11 +483,16 @@ def soundness(evals: dict) -> Chart:
                 points.append([step, *bootstrap_ratio(sums)])
         if color < 4 and points or any(p[1] for p in points):
             chart.series.append(Series(label, color, points))
-    chart.note = (
-        "Right equations, right verdicts, answers that copy an attempt which succeeded, attempts that repeat "
-        "another. 95 % bootstrap intervals over problems."
-    )
+    chart.note = "Equations that hold"
+    if searches(evals):
+        chart.note += ", right verdicts, answers that copy an attempt which succeeded, attempts that repeat one"
+    chart.note += ". 95 % bootstrap intervals over problems."
     return chart
+
+
+def searches(evals: dict) -> bool:
+    """Whether attempts are counted, as they are in Countdown."""
+    return any("attempts" in s["does"] for problems in evals.values() for g in problems.values() for s in g)
 
 
 def bootstrap_ratio(sums: np.ndarray) -> tuple[float, float, float]:
