@@ -485,7 +485,7 @@ def soundness(evals: dict) -> Chart:
             chart.series.append(Series(label, color, points))
     chart.note = "Equations that hold"
     if searches(evals):
-        chart.note += ", right verdicts, answers that copy an attempt which succeeded, attempts that repeat one"
+        chart.note += ", right verdicts, answers that copy a success, attempts that repeat another"
     chart.note += ". 95 % bootstrap intervals over problems."
     return chart
 
