@@ -398,6 +398,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model to (Hugging Face format)"
     )
+    parser.add_argument("--start", help="folder of a miniature to go on from, instead of random weights")
     parser.add_argument("--minutes", type=float, default=20, help="time of the training")
     parser.add_argument(
         "--tokens", type=float, help="train on so many tokens instead (reproducible, as time is not)"
@@ -420,7 +421,7 @@ def main() -> None:
     keep_memory()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
+    model = load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer)
     precision = pick_precision(args.precision, torch.device("cpu"))
     training = pretrain(
         model, tokenizer, corpus, minutes=args.minutes, tokens=args.tokens, seed=args.seed,
