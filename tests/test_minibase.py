@@ -170,7 +170,13 @@ def test_rebuilding_is_one_command(tmp_path, monkeypatch):
     assert record["corpus"]["search_share"] == 0 and record["corpus"]["code_share"] == 0.4
     assert record["held_out"]["countdown"]["verifier_error"] == 0
     assert record["training"]["tokens"] >= 9000 and record["longest_search"]["attempts"] == 0
-    AutoModelForCausalLM.from_pretrained(tmp_path / "b")
+    weights = AutoModelForCausalLM.from_pretrained(tmp_path / "b").model.embed_tokens.weight
+
+    argv[2:5] = [str(tmp_path / "c"), "--tokens", "1"]  # one step of next to nothing
+    monkeypatch.setattr("sys.argv", [*argv, "--start", str(tmp_path / "b"), "--lr", "1e-9"])
+    minibase.main()
+    on = AutoModelForCausalLM.from_pretrained(tmp_path / "c").model.embed_tokens.weight
+    assert torch.equal(on, weights)
 
 
 def test_same_seed_same_corpus():
