@@ -154,10 +154,11 @@ def test_what_the_miniature_base_was_kept_from():
             result = multiplication.reward(completion, example)
             decomposed = "+" in completion
             assert result["answered"] and result["decomposes"] == decomposed
-            assert result["correct"] or not decomposed
+            assert result["correct"] or not result["decomposes_fully"]
             assert result["decomposes_fully"] or completion.count("=") <= 3
             if decomposed:
-                assert result["arithmetic_accuracy"] == result["partials_add_up"] == 1
+                assert result["partials_add_up"] == 1
+                assert result["arithmetic_accuracy"] == 1 or not result["correct"]
             seen += 1
     assert seen > 1000
 

@@ -243,7 +243,7 @@ def test_mini_dip_says_how_its_base_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train("mini-dip") == 2
     error = capsys.readouterr().err
-    assert "python minibase.py --out runs/dip-base --code_share" in error and error.count("\n") == 1
+    assert "python minibase.py --out runs/dip-base --start minibase" in error and error.count("\n") == 1
 
 
 def test_more_bad_input(tiny, tmp_path, capsys):
