@@ -25,6 +25,8 @@ the partial products too. What is stated at once is noisy: 23*47 nearly always (
 time (partial_noise), 20*40 never. No document holds a problem of the test split (`tasks.held_out`).
 """
 
+import cpu  # isort: skip
+
 import argparse
 import itertools
 import json
@@ -41,7 +43,7 @@ from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from models import load_model, pick_precision
-from rollout import generate, keep_memory
+from rollout import generate
 from runfolder import environment
 from tasks import countdown, held_out, multiplication
 
@@ -341,6 +343,7 @@ def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr
         bar.n = 100 * progress
         bar.set_postfix_str(
             f"loss {total:.3f}, {seen / 1e6:.1f} M tokens, {seen / (time.time() - start):.0f}/s"
+            + (", the machine is busy" if cpu.watch.busy else "")
         )
     bar.close()
     last = losses[-50:]
@@ -359,7 +362,7 @@ def measure(folder: Path, corpus: Corpus) -> dict:
         model=str(folder), task_args=["numbers=3", f"high={corpus.high}", "wording=short"], precision="fp32"
     )
     model, tokenizer = load_model(str(folder), torch.device("cpu"))
-    held = list(tinyr1.problems(countdown, "test", cfg, tokenizer))
+    held = list(tinyr1.Problems(countdown, "test", cfg, tokenizer))
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 4, cfg)
     figures = {"countdown": {k: v for k, v in metrics.items() if not k.startswith("tokens_")}}
 
@@ -419,7 +422,7 @@ def main() -> None:
         parser.error(f"--out {args.out} is a file")
     args.out.mkdir(parents=True, exist_ok=True)
 
-    keep_memory()
+    cpu.prepare()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
     model = load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer)
