@@ -102,6 +102,26 @@ def interval(per_problem: np.ndarray, draws: int = 2000) -> list[float]:
 SUMMARY = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
 
 
+def remarks(rows: list[dict]) -> list[str]:
+    """What the closing lines must not hide, from a run's rows of metrics."""
+    steps = [row for row in rows if "reward_std" in row]
+    found = []
+    if failed := sum(row.get("verifier_error", 0.0) > 0 for row in steps):
+        share = np.mean([row.get("verifier_error", 0.0) for row in steps])
+        found.append(
+            f"verdicts failed in {failed} of {len(steps)} steps, {share:.1%} of them all: see `error` in "
+            "samples.jsonl"
+        )
+    if steps and all(row["dead_groups"] == 1 for row in steps):
+        found.append(
+            "in no step did the samples of a group differ in reward, so nothing was learned: check reward() "
+            "with `python -m tasks FILE`, or choose easier problems or a stronger model"
+        )
+    elif steps and not any(row["accuracy"] for row in steps):
+        found.append("no training sample was ever right")
+    return found
+
+
 def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
     """Write summary.json, draw the plots, print the table and one problem answered before and after."""
     evals = [row for row in run.rows("metrics.jsonl") if "eval/accuracy" in row]
@@ -115,10 +135,14 @@ def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
     summary = {"base": base, "trained": after, "steps": steps, "peak_gb": peak_gb(cfg.device)}
     if after.get("attempts") is not None:
         record = (HERE / "minibase" if cfg.model == "minibase" else Path(cfg.model)) / "record.json"
-        longest = {k: max(r.get(k, 0) for r in trained) for k in ("attempts", "tokens")}
+        counts = {
+            k: [r[k] for r in trained if isinstance(r.get(k), numbers.Number)] for k in ("attempts", "tokens")
+        }
+        longest = {k: max(found) for k, found in counts.items()}
         summary["longest"] = {"trained": longest}
         if record.exists():
             summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
+    summary["remarks"] = remarks(run.rows("metrics.jsonl"))
     write_json(run.path / "summary.json", summary)  # which tells the report that the run has finished
     draw = time.perf_counter()
     drawn = run.pictures.finish()
@@ -130,4 +154,6 @@ def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
         f"{steps} steps in {clock['total'] / 60:.1f} minutes. Run folder: {run.path}; "
         f"the trained model: {run.path / 'final'}\n{drawn}"
     )
+    for remark in summary["remarks"]:
+        print(f"Note: {remark}.")
     return summary

@@ -73,24 +73,6 @@ def join(parts: list[Rollout]) -> Rollout:
     return Rollout(ids, prompt_len, length, logp, finished, sum(part.steps for part in parts))
 
 
-def keep_memory() -> None:
-    """Tell glibc to keep freed memory: on some machines returning every large temporary to the kernel
-    halves the speed.
-    """
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # not Linux, or not glibc
-        return
-    for parameter, value in (
-        (-3, 1 << 30),
-        (-1, (1 << 31) - 1),
-        (-2, 1 << 27),
-    ):  # mmap and trim thresholds, top padding
-        mallopt(parameter, value)
-
-
 # ---------------------------------------------------------------- random numbers, one stream a sample
 
 
@@ -369,19 +351,24 @@ def announce(line: str) -> None:
         print(f"rollout: {line}")
 
 
+def longest_prompt(model, max_new_tokens: int) -> float:
+    """Tokens that a prompt may have, so that a response of max_new_tokens fits into the model's positions."""
+    return (getattr(model.config, "max_position_embeddings", None) or math.inf) - max_new_tokens
+
+
 def _check(model, prompts, most: int) -> int:
     """Tokens of the longest prompt with its response. Errors: ValueError if it does not fit."""
     if not prompts or not all(prompts):
         raise ValueError(
             "generate() was given no prompt or an empty one: every prompt needs at least one token"
         )
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    if (width := max(map(len, prompts)) + most) > limit:
+    longest = max(map(len, prompts))
+    if longest > (room := longest_prompt(model, most)):
         raise ValueError(
-            f"the longest prompt has {width - most} tokens and max_new_tokens is {most}, but the model "
-            f"knows only {limit} positions: lower --max_new_tokens"
+            f"the longest prompt has {longest} tokens and max_new_tokens is {most}, but the model "
+            f"knows only {room + most} positions: lower --max_new_tokens"
         )
-    return width
+    return longest + most
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T =
 (N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
 """
 
+import cpu  # isort: skip
+
 import collections
 import difflib
 import importlib
-import inspect
 import itertools
 import math
 import sys
@@ -38,7 +39,9 @@ import tasks
 from critic import Critic, ImplicitPRM, gae
 from metrics import evaluation, finish, sample_records, summarise
 from models import check_tokenizer, load_model, pick_attention, pick_device, pick_precision, stop_ids
+from problems import Problem, Problems, held_out, pose  # noqa: F401  (commands import them from here)
 from runfolder import HERE, Clock, Interrupt, Run, UserError
+from scoring import CONTROLS, check_some_succeeded, score
 
 # ---------------------------------------------------------------- configuration
 
@@ -102,6 +105,7 @@ class Config:
     aux_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
     aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
     reward_mode: str = knob("task", "whose rewards train: the task's, or a control's")
+    verdict_seconds: float = knob(60.0, "a verdict that takes longer counts as failed")
     # optimization
     steps: int = knob(60, "training steps")
     token_budget: int = knob(0, "end once so many tokens were sampled, if before --steps; 0: no budget")
@@ -207,57 +211,6 @@ def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
     tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": WEIGHTS, "aux": AUX}
     tables |= {"surrogate": SURROGATE, "kl_estimator": KL, "reward_mode": ["task", *CONTROLS]}
     return knobs.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
-
-
-# ---------------------------------------------------------------- problems
-
-
-@dataclass
-class Problem:
-    """A task's example with its prompt."""
-
-    example: dict
-    prompt: str
-    ids: list[int]
-
-
-def pose(task, example: dict, cfg: Config, tokenizer) -> Problem:
-    prompt = tasks.render(cfg.template, task.question(example), tokenizer)
-    return Problem(example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids)
-
-
-def problems(task, split: str, cfg: Config, tokenizer):
-    """Iterator of Problem; train starts again when a finite source is used up. Errors: UserError,
-    tasks.TaskError.
-    """
-    options = dict(o.split("=", 1) for o in cfg.task_args)
-    takes = [*inspect.signature(task.examples).parameters, *getattr(task, "OPTIONS", ())]
-    if "seed" in takes:  # the run's seed also draws the training problems
-        options.setdefault("seed", cfg.seed)
-    options = getattr(task, "FOR_TEMPLATE", {}).get(cfg.template, {}) | options
-    while True:
-        count = 0
-        try:
-            examples = task.examples(split, **options)
-        except TypeError as error:
-            raise UserError(
-                f"The task {cfg.task} does not take the options {cfg.task_args}: {error}."
-            ) from error
-        for example in examples:
-            yield pose(task, example, cfg, tokenizer)
-            count += 1
-        if split == "test":
-            return
-        if not count:
-            raise UserError(f"The task {cfg.task} has no training examples with the options {cfg.task_args}.")
-
-
-def held_out(task, cfg: Config, tokenizer) -> list[Problem]:
-    """The first eval_problems of the test split. Errors: UserError if there is none."""
-    held = list(itertools.islice(problems(task, "test", cfg, tokenizer), cfg.eval_problems))
-    if not held:
-        raise UserError(f"The task {cfg.task} has no held-out problems with {' '.join(cfg.task_args)}.")
-    return held
 
 
 # ---------------------------------------------------------------- the objective
@@ -496,34 +449,6 @@ def sampling_dtype(model, cfg: Config) -> torch.dtype:
     return torch.bfloat16 if model.device.type == "cuda" and cfg.precision == "bf16" else torch.float32
 
 
-CONTROLS = {  # --reward_mode: is it the reward? A task's result, a uniform number -> the reward in its place
-    "random": lambda result, u: float(u < 0.5),
-    "format_only": lambda result, u: float(result["answer"] is not None),  # where one is looked for
-    "inverted": lambda result, u: float(not result["correct"]),
-}
-
-
-def score(task, batch: list[Problem], texts: list[str], G: int, mode: str = "task", seed=0) -> list[dict]:
-    """The task's verdict on each text. A verifier that fails is counted in `verifier_error` and rewards 0.
-
-    A control (`mode`, drawn from `seed`) replaces the reward and leaves it in `task_reward`.
-    """
-    results, chance = [], np.random.default_rng(seed).random(len(texts) if mode != "task" else 0)
-    for i, text in enumerate(texts):
-        try:
-            result = task.reward(text, batch[i // G].example)
-            checked = {"reward": float(result["reward"]), "correct": bool(result["correct"])}
-            result = {"verifier_error": 0.0, **result, **checked}
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            result = {"verifier_error": 1.0, "reward": 0.0, "correct": False, "error": message}
-        if mode != "task":
-            seen = {"answer": tasks.extract_answer(text), **result}
-            result |= {"task_reward": result["reward"], "reward": CONTROLS[mode](seen, chance[i])}
-        results.append(result)
-    return results
-
-
 def informative(cfg: Config, results: list[dict]) -> np.ndarray:
     """(B,) bool, the groups that the filters let in: DAPO, 2503.14476, eq. 11; PRIME, 2502.01456."""
     reward = np.array([r["reward"] for r in results]).reshape(-1, cfg.group)  # (B,G)
@@ -548,7 +473,8 @@ def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
             seed = (cfg.seed << 32) + (attempt << 24) + step
             roll, said = collect(model, tokenizer, new, cfg.group, cfg, seed)
         with clock("score"):
-            verdicts = score(task, new, said, cfg.group, cfg.reward_mode, (cfg.seed, step, attempt))
+            chance = (cfg.seed, step, attempt)
+            verdicts = score(task, new, said, cfg.group, cfg.reward_mode, chance, cfg.verdict_seconds)
         batch, rolls = batch + new, [*rolls, roll]
         records += sample_records(new, said, verdicts, roll, cfg.group)
         full += int(informative(cfg, verdicts).sum())
@@ -657,7 +583,9 @@ def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, s
     sample.
     """
     roll, texts = collect(model, tokenizer, held, k, cfg, seed)
-    records = sample_records(held, texts, score(task, held, texts, k), roll, k)
+    verdicts = score(task, held, texts, k, seconds=cfg.verdict_seconds)
+    check_some_succeeded(task, verdicts)
+    records = sample_records(held, texts, verdicts, roll, k)
     return evaluation(records, k, getattr(task, "equivalent", None)), records
 
 
@@ -698,7 +626,7 @@ class Progress:
                     smoothing=0.1, unit_scale=cfg.token_budget > 0)  # fmt: skip
 
 
-def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict) -> None:
+def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict, overlong: int) -> None:
     """Write a step's row and some of its samples."""
     asked, _, records = drawn
     dead = (batch.reward == batch.reward[:, :1]).all(1)  # (B,)
@@ -706,6 +634,7 @@ def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row:
     row |= {"reward_shaped": batch.reward.mean().item(), "reward_std": spread}
     row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": at.sampled}
     row |= {"resampled": len(asked) - cfg.prompts} if cfg.resample else {}
+    row |= {"overlong_prompts": overlong} if overlong else {}
     random = np.random.default_rng((cfg.seed, at.step))
     shown = random.choice(len(records), min(cfg.keep_samples, len(records)), replace=False)
     kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
@@ -738,7 +667,11 @@ def train(cfg: Config) -> dict | None:
         model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
     check_tokenizer(model, tokenizer, cfg.template)
-    stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
+    room = rollout.longest_prompt(model, cfg.max_new_tokens)
+    held = held_out(task, cfg, tokenizer, room)
+    # an error of the training split comes now, not after the first evaluation
+    next(Problems(task, "train", cfg, tokenizer, room))
+    stream = Problems(task, "train", cfg, tokenizer, room)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -800,7 +733,7 @@ def train(cfg: Config) -> dict | None:
             if cfg.kl_target and "kl" in metrics:
                 row["kl_coefficient"] = at.kl
                 at.kl = next_kl(cfg, at.kl, metrics["kl"] * row["tokens"])
-            record(run, cfg, at, drawn, batch, row)
+            record(run, cfg, at, drawn, batch, row, stream.overlong)
             row |= {f"time/{p}": clock[p] - spent.get(p, 0.0) for p in ("sample", "score", "update")}
             row["time/step"] = time.perf_counter() - begin
             clock["rest"] = clock.get("rest", 0.0) + row["time/step"]
@@ -819,9 +752,9 @@ def train(cfg: Config) -> dict | None:
                 with clock("save"):
                     checkpoint()
             bar.update(at.done(cfg) - bar.n)
-            bar.set_postfix_str(
-                f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
-            )
+            busy = ", the machine is busy" if cpu.watch.busy else ""
+            shown = f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
+            bar.set_postfix_str(shown + busy)
     bar.close()
     if not over():
         checkpoint()
@@ -863,7 +796,7 @@ def main(argv: list[str]) -> int:
         print(usage())
         return 0
     command, rest = argv[0], argv[1:]
-    rollout.keep_memory()
+    cpu.prepare()
     try:
         if command == "train":
             cfg, preset = parse(command, rest)

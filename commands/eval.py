@@ -24,7 +24,9 @@ import tinyr1
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
+from rollout import longest_prompt
 from runfolder import Clock, UserError, differing, environment, write_atomically, write_json
+from scoring import check_some_succeeded
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
@@ -35,7 +37,7 @@ FREE = {"out", "overwrite", "name", "device", "rescore", "own"}  # what a resume
 
 READ = {
     *"model task task_args template max_new_tokens temperature top_p eval_problems eval_samples".split(),
-    *"name out seed device precision overwrite".split(),
+    *"name out seed device precision overwrite verdict_seconds".split(),
 }
 
 
@@ -172,7 +174,8 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
         with folder.clock("sampling"):
             roll, texts = tinyr1.collect(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
         with folder.clock("verdicts"):
-            results = tinyr1.score(task, part, texts, k)
+            results = tinyr1.score(task, part, texts, k, seconds=cfg.verdict_seconds)
+            check_some_succeeded(task, results)
         new = sample_records(part, texts, results, roll, k)
         new = [{"task": name, "problem": first + i // k, "sample": i % k, **r} for i, r in enumerate(new)]
         folder.append(new[begun:])
@@ -275,7 +278,7 @@ def main(argv: list[str]) -> int:
     held = {}
     for name, (task, own) in found.items():
         more = replace(own, eval_problems=own.eval_problems + 1)
-        every = tinyr1.held_out(task, more, tokenizer)
+        every = tinyr1.held_out(task, more, tokenizer, longest_prompt(model, own.max_new_tokens))
         held[name] = every[: own.eval_problems]
         if len(every) > own.eval_problems:
             print(f"{name}: {own.eval_problems} of its problems; there are more (--eval_problems)")

@@ -19,7 +19,7 @@ ROWS = {  # summary key -> what the closing table calls it; other keys stay in s
     "give_up_share": "searches given up", "verdict_accuracy": "verdicts that are right",
     "decomposes": "responses that decompose", "decomposes_fully": "down to single digits",
     "steps": "steps of arithmetic", "no_answer_share": "responses without an answer",
-    "cut_share": "responses cut at the cap",
+    "cut_share": "responses cut at the cap", "verifier_error": "verdicts that failed",
 }  # fmt: skip
 
 COUNTS = ("tokens", "attempts", "steps")  # what begins so is a number a response; the others are shares
@@ -37,6 +37,8 @@ def table(base: dict, after: dict | None = None) -> str:
         return f"{side[key]:.1f}"
 
     names = ROWS | {k: k for k in base if k.startswith(("pass@", "cons@"))}
+    if not any((side or {}).get("verifier_error") for side in (base, after)):
+        names.pop("verifier_error")
     lines = [f"{'':32}{'base' if after else 'model':24}{'trained' if after else ''}"]
     lines += [f"{names[k]:32}{cell(base, k):24}{cell(after, k) if after else ''}" for k in names if k in base]
     return "\n".join(line.rstrip() for line in lines)

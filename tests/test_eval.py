@@ -237,7 +237,7 @@ def test_options_follow_the_template(tmp_path):
         ("r1", [], "answer"), ("qwen-math", [], "boxed"), ("r1", ["format=boxed"], "boxed"),
     ):  # fmt: skip
         cfg = tinyr1.Config(template=template, task_args=[f"data={data}", "test=all", *given])
-        assert next(tinyr1.problems(task, "test", cfg, tokenizer)).example["format"] == expected
+        assert next(tinyr1.Problems(task, "test", cfg, tokenizer)).example["format"] == expected
 
 
 def test_find_knows_tasks_sets_and_files(tmp_path):
