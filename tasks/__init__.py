@@ -22,11 +22,12 @@ import difflib
 import importlib
 import importlib.util
 import json
+import re
 import sys
 from hashlib import blake2b
 from pathlib import Path
 
-from tasks._rows import TaskError, read_rows  # noqa: F401  (tasks import both from here)
+from tasks._rows import BadRow, TaskError, json_lines, read_rows  # noqa: F401  (imported from here)
 
 PROTOCOL = ("examples", "question", "reward")
 HELD_OUT = 10  # one problem in so many belongs to the test split
@@ -178,3 +179,26 @@ def extract_answer(completion):
         return None
     first = text.find("<answer>", max(text.rfind("</answer>", 0, last), 0))  # differs from `last` when nested
     return text[first + len("<answer>") : text.find("</answer>", last)].strip()
+
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+
+
+def last_box(text):
+    r"""Content of the last closed \boxed{...}, the outermost of nested ones; None if there is none.
+
+    Linear time, one pass with a stack of the open braces; only the last TAIL characters are read.
+    """
+    text, opened, found = text[-TAIL:], [], None
+    for sign in BOX.finditer(text):
+        if sign[0][-1] == "{" and sign[0] != r"\{":
+            opened.append(sign.end() if len(sign[0]) > 1 else None)
+        elif sign[0] == "}" and opened and (start := opened.pop()) is not None:
+            found = text[start : sign.start()].strip()
+    return found
+
+
+def find_answer(completion):
+    """The answer that a completion states after the thinking: in tags, else boxed; None if there is none."""
+    answer = extract_answer(completion)
+    return last_box(after_thinking(completion)) if answer is None else answer

@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import combinations, combinations_with_replacement, count, islice
 from math import comb
 
-from tasks import TaskError, choose, extract_answer, held_out, read_options, read_rows
+from tasks import BadRow, TaskError, choose, extract_answer, held_out, read_options, read_rows
 from tasks._arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
 from tasks._attempts import behaviours
 
@@ -135,15 +135,15 @@ def _generated(split, o):
     return ((rng.sample(nums, len(nums)), target) for nums, target in rng.sample(held, min(size, len(held))))
 
 
+def _problem(row):
+    nums, target = row["nums"], row["target"]
+    if not isinstance(nums, list) or not nums or {type(n) for n in (*nums, target)} != {int}:
+        raise BadRow("is no problem: expected nums to be a list of integers and target an integer")
+    return nums, target
+
+
 def _from_rows(split, data, everything, seed):
-    rows = []
-    for number, row in enumerate(read_rows(data, ("nums", "target")), 1):
-        nums, target = row["nums"], row["target"]
-        if not isinstance(nums, list) or not nums or {type(n) for n in (*nums, target)} != {int}:
-            raise TaskError(
-                f"Row {number} of {data!r}: expected nums to be a list of integers and target an integer."
-            )
-        rows.append((nums, target))
+    rows = read_rows(data, ("nums", "target"), convert=_problem)
     if everything and split == "test":
         return iter(rows)
     held = TEST_ROWS if len(rows) >= TRAIN_ROWS + TEST_ROWS else max(1, min(TEST_ROWS, len(rows) // 10))
