@@ -137,11 +137,11 @@ class Folder:
 def read_samples(path: Path, cut: bool = False) -> list[dict]:
     """The records of a file of samples. Errors: UserError where it cannot be read."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if cut and not text.endswith("\n"):
             text = text[: text.rfind("\n") + 1]
-            path.write_text(text)
-        records = [json.loads(line) for line in text.splitlines()]
+            path.write_text(text, encoding="utf-8")
+        records = [json.loads(line) for _, line in tasks.json_lines(text)]
         for record in records:
             record["example"], record["completion"]  # noqa: B018  (a KeyError now)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -27,7 +27,7 @@ import sys
 from hashlib import blake2b
 from pathlib import Path
 
-from tasks._rows import BadRow, TaskError, json_lines, read_rows  # noqa: F401  (imported from here)
+from tasks._rows import BadRow, TaskError, json_lines, read_jsonl, read_rows  # noqa: F401  (to be imported)
 
 PROTOCOL = ("examples", "question", "reward")
 HELD_OUT = 10  # one problem in so many belongs to the test split

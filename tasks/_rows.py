@@ -25,6 +25,11 @@ def json_lines(text):
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
+def read_jsonl(path):
+    """The values of a JSONL file. Errors: OSError, ValueError."""
+    return [json.loads(line) for _, line in json_lines(path.read_text(encoding="utf-8"))]
+
+
 def read_rows(source, required, optional=(), config=None, split="train", remedy="", convert=None):
     """Rows as a list of dicts that hold the `required` fields and, where a row has them, the `optional` ones.
 

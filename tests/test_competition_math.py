@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from metrics import majority
-from tasks import TaskError, competition_math, render
+from tasks import TaskError, competition_math, read_jsonl, render
 from tasks.__main__ import FIXTURES, completion_of, main
 from tasks._workers import WorkerError, Workers
 
@@ -123,8 +123,7 @@ def test_no_sum_is_too_long():
 
 @pytest.mark.skipif(not DATA.is_file(), reason="the real data are not here")
 def test_the_real_rows():
-    rows = random.Random(0).sample(DATA.read_text(encoding="utf-8").splitlines(), 1500)
-    golds = [json.loads(row)["answer"] for row in rows]
+    golds = [row["answer"] for row in random.Random(0).sample(read_jsonl(DATA), 1500)]
     assert all(score(gold, gold)["correct"] for gold in golds)
     rng, tried, accepted = random.Random(1), 0, []
     for gold in golds:

@@ -10,9 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
+import runfolder
 import tasks
 import tinyr1
 from metrics import evaluation, majority, pass_at_k
+from plots import summary
 from runfolder import UserError
 
 HERE = Path(__file__).resolve().parent.parent
@@ -186,6 +188,25 @@ def test_stored_samples_are_graded_again(tmp_path, capsys, rows):
     assert run("--rescore", path) == 2 and "the same number of each" in capsys.readouterr().err
     path.write_text("{}\n")
     assert run("--rescore", path) == 2 and "eval_samples.jsonl" in capsys.readouterr().err
+
+
+def test_jsonl_that_ends_in_an_empty_line_or_holds_a_line_separator(tmp_path, capsys, rows):
+    example = {"nums": [3, 8, 5], "target": 16}
+    text = "\u2028\x85<answer>3+8+5</answer>"
+    old = {"task": "countdown", "problem": 0, "example": example, "prompt": "p", "completion": text,
+           "correct": False, "tokens": 5, "finished": True, "split": "test", "step": 0}  # fmt: skip
+    path = tmp_path / "eval_samples.jsonl"
+    path.write_text(json.dumps(old, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert run("--rescore", path) == 0 and "1 of 1 verdicts changed" in capsys.readouterr().out
+    (graded,) = rows(tmp_path / "eval_samples.rescored.jsonl")
+    assert graded["completion"] == text and graded["correct"]
+    a_run = object.__new__(runfolder.Run)
+    a_run.path = tmp_path
+    assert a_run.rows("eval_samples.jsonl") == [old] and a_run.rows("missing.jsonl") == []
+    path.rename(tmp_path / "samples.jsonl")
+    (tmp_path / "summary.json").write_text(json.dumps({"base": {}, "trained": {}, "steps": 0}))
+    summary.show(tmp_path)
+    assert "base: wrong" in capsys.readouterr().out
 
 
 def test_a_responses_end_by_template(tiny):
