@@ -8,14 +8,18 @@ A task is a module (one file in this folder, or any file of your own) with three
     reward(completion, example) -> dict              {"reward": float, "correct": bool, ...}
 
 and may have more: SETS, names of problem sets that its option `data` takes; FOR_TEMPLATE, options by
-template; gold(example) -> a right answer, state(answer, example) -> a completion that states
-it (for `python -m tasks NAME --attack`), equivalent(answer, other) -> bool (for a majority vote);
-parse(text) -> the keys of an example that a problem typed by hand sets, TaskError if it is none (for
-`tinyr1.py play`; the other keys are those of a test problem).
+template; REPLACES, {option: the options that cannot stand beside it}; gold(example) -> a right answer,
+state(answer, example) -> a completion that states it (for `python -m tasks NAME --attack`);
+equivalent(answer, other) -> bool (for a majority vote); parse(text) -> the keys of an example that a problem
+typed by hand sets, TaskError if it is none (for `tinyr1.py play`; the other keys are those of a test
+problem).
 
-`reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. Every other
-numeric key of its dict becomes a curve: the mean over the responses in which the key is present, so that a
-key may be left out where it does not apply.
+`reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. The key
+"answer" is the answer that the text states, None if it states none: an evaluation counts those without one,
+and lets the others vote (cons@k). Where a task leaves the key out, `find_answer` looks in the text, and
+there is no vote if it finds none in a response that is right. Every other numeric key of the dict becomes a
+curve: the mean over the responses in which the key is present, so that a key may be left out where it does
+not apply.
 """
 
 import difflib
@@ -112,6 +116,16 @@ def find(name):
     modules = [load(task) for task in available()]
     sets = {known: module for module in modules for known in getattr(module, "SETS", ())}
     return sets[choose("task", name, [*available(), *sets])], {"data": name}
+
+
+def join_options(task, given, more):
+    """The options `given` by a preset or a run, and `more` over them. One of `more` takes away the given ones
+    that it replaces (the task's REPLACES), and `name=` takes away that one.
+    """
+    replaces = getattr(task, "REPLACES", {})
+    replaced = {old for name, value in more.items() if value for old in replaces.get(name, ())}
+    kept = {name: value for name, value in given.items() if name not in replaced}
+    return {name: value for name, value in (kept | more).items() if value}
 
 
 def read_options(options, defaults):

@@ -47,6 +47,7 @@ OPTIONS = {
     "seed": 0,  # of the training stream; the test problems are the same for every seed
     "limit": 0,  # at most so many examples; 0: train is endless, test has TEST_SIZE (a file: its test rows)
 }
+REPLACES = {"data": ("numbers", "low", "high", "target_low", "target_high")}
 SETS = {"countdown34": "Jiayi-Pan/Countdown-Tasks-3to4"}
 TEST_SIZE = 500
 MAX_INTERMEDIATE = 150  # a generated problem has a solution whose steps stay within it (or target_high)
@@ -69,10 +70,10 @@ def examples(split, **options):
     if o["limit"] < 0:
         raise TaskError(f"Task option limit={o['limit']}: expected a number of examples, or 0 for no limit.")
     if o["data"]:
-        ranges = ("numbers", "low", "high", "target_low", "target_high")
-        if unused := [name for name in ranges if options.get(name) is not None]:
+        if unused := [name for name in REPLACES["data"] if options.get(name) is not None]:
             raise TaskError(
-                f"With data={o['data']} the file's rows are the problems: leave out {', '.join(unused)}."
+                f"With data={o['data']} the file's rows are the problems: leave out {', '.join(unused)} (or "
+                "take the file away with data=)."
             )
         problems = _from_rows(split, SETS.get(o["data"], o["data"]), o["test"] == "all", o["seed"])
     else:
