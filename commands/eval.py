@@ -222,6 +222,14 @@ def figures_of(name: str, records: list[dict], task, k: int) -> dict:
     return figures | ({"by": groups} if (groups := by_group(records)) else {})
 
 
+def task_of_run(folder: Path) -> str | None:
+    """The task of a training run, whose samples do not name it; None for another folder."""
+    try:
+        return json.loads((folder / "config.json").read_text())["config"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 KEPT = ("task", "problem", "sample", "example", "prompt", "completion", "tokens", "finished", "step", "split")
 
 
@@ -231,8 +239,7 @@ def rescore(cfg: Eval, asked: bool) -> None:
     """
     path, new, out = Path(cfg.rescore), [], {}
     by_set: dict[str, dict[str, list[dict]]] = {}
-    run = path.with_name("config.json")  # of a training run, whose samples do not name their task
-    own = json.loads(run.read_text()).get("config", {}).get("task") if run.exists() else None
+    own = task_of_run(path.parent)
     for record in read_samples(path):
         name = record.get("task") or own or cfg.task
         name += f" (step {record['step']})" if "step" in record else ""

@@ -77,6 +77,7 @@ WORKERS, SECONDS, TOTAL = (
     1.0,
     1.9,
 )  # processes; limit of one comparison; limit of a verdict, restart included
+# of rows as MATH, GSM8K, DeepMath, SimpleRL and verl have them
 FIELDS = ("problem|question|prompt|extra_info", "answer|final_answer|reward_model|solution")
 MORE_FIELDS = ("level", "subject", "type")
 

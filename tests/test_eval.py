@@ -230,6 +230,7 @@ def test_stored_samples_are_graded_again(tmp_path, capsys, rows):
     assert found["accuracy"] == 1 and found["problems"] == 2
     path.write_text(path.read_text() + json.dumps(old[0]) + "\n")
     assert run("--rescore", path) == 2 and "the same number of each" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")  # of no run
     path.write_text("{}\n")
     assert run("--rescore", path) == 2 and "eval_samples.jsonl" in capsys.readouterr().err
 

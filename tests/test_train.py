@@ -258,7 +258,7 @@ def test_more_bad_input(tiny, tmp_path, capsys):
     refused("tokenizer", "mini", "--model", bare, "--out", tmp_path)
     data = tmp_path / "rows.jsonl"
     data.write_text('{"nums": [1, 2], "target": 3}\n{"nums": [1, 2], "tar')
-    refused("Line 2", "--model", tiny, "--task_args", f"data={data}", "--out", tmp_path)
+    refused("Row 2", "--model", tiny, "--task_args", f"data={data}", "--out", tmp_path)
 
     argv = [
         "mini",
