@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+import tasks
 from runfolder import UserError
 
 
@@ -74,9 +75,10 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
     cfg = Config(**settings | typed)
     if bad := [option for option in cfg.task_args if "=" not in option]:
         raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
-    merged = dict(option.split("=", 1) for option in [*preset.get("task_args", []), *cfg.task_args])
-    # options of the preset stay unless they are named again; `name=` takes one away
-    cfg.task_args = [f"{k}={v}" for k, v in merged.items() if v]
+    given = pairs(preset.get("task_args", []))
+    # options of the preset stay unless they are named again or replaced; `name=` takes one away
+    merged = tasks.join_options(tasks.find(task)[0] if given else None, given, pairs(cfg.task_args))
+    cfg.task_args = [f"{k}={v}" for k, v in merged.items()]
     changed = {
         k: v for k, v in vars(cfg).items() if v != settings[k] and k not in ("name", "out", "overwrite")
     }
@@ -104,12 +106,17 @@ def run_config(Config, presets: dict, folder: Path) -> dict:
         ) from error
     knobs |= {"name": "", "out": str(folder.resolve().parent), "device": "auto", "precision": "auto"}
     if "own" in knobs:
-        knobs["own"] = knobs["task"]
+        knobs |= {"own": knobs["task"], "base": knobs["model"]}
     if (folder / "final").is_dir():
         return knobs | {"model": str(folder / "final")}
     if (state := folder / "checkpoint" / "state.pt").exists():
         return knobs | {"checkpoint": str(state)}
     raise UserError(f"The run {folder} has neither final/ nor a checkpoint yet: run it again.")
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    """{name: value} of name=value pairs, as the command line has them."""
+    return dict(word.split("=", 1) for word in words)
 
 
 def default(f):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from models import peak_gb
+from plots.intervals import wilson
 from plots.summary import show
 from runfolder import HERE, write_json
-from tasks import extract_answer
+from tasks import find_answer
 
 NO_CURVE = {
     "correct",
@@ -58,16 +59,26 @@ def summarise(records: list[dict]) -> dict:
 def evaluation(records: list[dict], k: int, equivalent=None) -> dict:
     """The figures of k samples of every problem, problem by problem: those of `summarise`; accuracy, which
     is pass@1 as the mean over all samples, with its interval; unbiased pass@j for j = 1, 2, 4, ... k; cons@k,
-    the chance that a majority of equivalent answers is right; n samples of so many problems.
+    the chance that a majority of equivalent answers is right; n samples of so many problems. Where answers
+    are not known (the task gives none, and the texts have none, or not all of the right ones have one), there
+    is neither cons@k nor no_answer_share.
     """
     right = np.array([r["correct"] for r in records]).reshape(-1, k)  # (problems,k)
-    answers = [r["answer"] if "answer" in r else extract_answer(r["completion"]) for r in records]
+    answers = [r["answer"] if "answer" in r else find_answer(r["completion"]) for r in records]
+    stated = [answer is not None for answer in answers]
+    known = any("answer" in r for r in records) or any(stated)
+    known = known and all(has for has, r in zip(stated, records) if r["correct"])
     m = summarise(records) | {"accuracy_ci": interval(right.mean(1)), "n": right.size, "problems": len(right)}
-    m["no_answer_share"] = float(np.mean([answer is None for answer in answers]))
+    if known:
+        m["no_answer_share"] = float(np.mean([answer is None for answer in answers]))
     for j in sorted({2**i for i in range(k.bit_length())} | {k}):
         m[f"pass@{j}"] = float(np.mean([pass_at_k(k, int(c), j) for c in right.sum(1)]))
-    votes = [majority(answers[i * k : (i + 1) * k], row.tolist(), equivalent) for i, row in enumerate(right)]
-    return m | {f"cons@{k}": float(np.mean(votes))}
+    if known:
+        votes = [
+            majority(answers[i * k : (i + 1) * k], row.tolist(), equivalent) for i, row in enumerate(right)
+        ]
+        m[f"cons@{k}"] = float(np.mean(votes))
+    return m
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -94,7 +105,12 @@ def majority(answers: list, correct: list[bool], equivalent=None) -> float:
 
 
 def interval(per_problem: np.ndarray, draws: int = 2000) -> list[float]:
-    """95 % bootstrap interval of the mean over problems; the resampling is seeded."""
+    """95 % bootstrap interval of the mean over problems; the resampling is seeded. Where all problems are
+    alike, such as all right or all wrong, it would have no width: Wilson's interval, a problem counting once
+    however many samples it has.
+    """
+    if np.ptp(per_problem) == 0:
+        return [*wilson(float(per_problem.sum()), len(per_problem))[1:]]
     picks = np.random.default_rng(0).integers(0, len(per_problem), (draws, len(per_problem)))
     return [float(x) for x in np.quantile(per_problem[picks].mean(1), (0.025, 0.975))]
 

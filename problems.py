@@ -142,7 +142,8 @@ def held_out(task, cfg, tokenizer, room: float = math.inf) -> list[Problem]:
     if not held and stream.overlong:
         raise UserError(
             f"None of the {stream.overlong} held-out problems of {cfg.task} fits: --max_new_tokens "
-            f"{cfg.max_new_tokens} leaves room for prompts of {room} tokens. Lower it."
+            f"{cfg.max_new_tokens} leaves room for prompts of {max(room, 0)} tokens, because the model knows "
+            f"{room + cfg.max_new_tokens} positions. Lower it."
         )
     if not held:
         raise UserError(f"The task {cfg.task} has no held-out problems with {' '.join(cfg.task_args)}.")

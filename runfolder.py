@@ -18,6 +18,8 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from tasks import read_jsonl
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -166,7 +168,7 @@ class Run:
 
     def rows(self, file: str) -> list[dict]:
         path = self.path / file
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_jsonl(path) if path.exists() else []
 
     def save(self, state: dict) -> None:
         """Replace the checkpoint by `state` and the present sizes of the logs."""

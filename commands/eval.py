@@ -9,7 +9,8 @@
 
 A run that is still training is evaluated at its last checkpoint. Samples are written as they come, and the
 same command goes on from them. --rescore grades stored samples again, with the tasks as they are now and
-without a model.
+without a model. A model of minibase.py, and a run that began with one, get the options of the miniature's
+preset for a task (wording=short and so on) unless others are typed.
 """
 
 import json
@@ -19,20 +20,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import knobs
 import tasks
 import tinyr1
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
 from rollout import longest_prompt
-from runfolder import Clock, UserError, differing, environment, write_atomically, write_json
+from runfolder import HERE, Clock, UserError, differing, environment, write_atomically, write_json
 from scoring import check_some_succeeded
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
 GROUPS = ("level", "subject")  # fields of problems by which accuracy is reported, too
 GREEDY = " (greedy)"  # behind a set's name in eval_samples.jsonl
-FREE = {"out", "overwrite", "name", "device", "rescore", "own"}  # what a resumed evaluation may differ in
+FREE = {"out", "overwrite", "name", "device", "rescore", "own", "base"}  # what may differ on resuming
 
 
 READ = {
@@ -50,7 +52,22 @@ class Eval(Config):
     greedy: bool = knob(False, "answer every problem once more, without chance")
     rescore: str = knob("", "an eval_samples.jsonl to grade again; needs no model")
     own: str = knob("", "the task that --task_args are for, if --task names several (of a run: its own)")
+    base: str = knob("", "the model that a run began with (of a run: its own)")
     checkpoint: str = knob("", "state.pt of a run in training: its weights replace the model's")
+
+
+def usual_options(cfg: Eval, name: str, task) -> dict:
+    """Options of a task as a model of minibase.py has read it, for such a model and what was trained from it:
+    those of the miniature's preset for the task. A run's own task has the run's options.
+    """
+    base = cfg.base or cfg.model
+    folder = HERE / "minibase" if base == "minibase" else Path(base)
+    if not (folder / "record.json").is_file() or cfg.base and name == cfg.own:
+        return {}
+    for preset in tinyr1.PRESETS.values():
+        if "model" not in preset and tasks.load(preset.get("task", Config.task)) is task:
+            return knobs.pairs(preset["task_args"])
+    return {}
 
 
 def sets(cfg: Eval) -> dict:
@@ -67,12 +84,13 @@ def sets(cfg: Eval) -> dict:
         name, *options = spec.split(":")
         if bad := [option for option in options if "=" not in option]:
             raise UserError(f"--task {spec}: options are written NAME:option=value, not {bad[0]!r}.")
-        module, data = tasks.find(name)
-        given = cfg.task_args if name == own else []
-        options = data | dict(option.split("=", 1) for option in [*given, *options])
-        if name in files:
-            options |= {"data": files.pop(name), "test": "all"}
-        found[spec] = module, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in options.items()])
+        task, data = tasks.find(name)
+        given = data | knobs.pairs(cfg.task_args if name == own else [])
+        file = {"data": files.pop(name), "test": "all"} if name in files else {}
+        chosen = usual_options(cfg, name, task)
+        for more in (given, knobs.pairs(options), file):
+            chosen = tasks.join_options(task, chosen, more)
+        found[spec] = task, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in chosen.items()])
     if files:
         raise UserError(f"--data names {', '.join(files)}, which --task {cfg.task} does not evaluate.")
     return found
@@ -139,11 +157,11 @@ class Folder:
 def read_samples(path: Path, cut: bool = False) -> list[dict]:
     """The records of a file of samples. Errors: UserError where it cannot be read."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if cut and not text.endswith("\n"):
             text = text[: text.rfind("\n") + 1]
-            path.write_text(text)
-        records = [json.loads(line) for line in text.splitlines()]
+            path.write_text(text, encoding="utf-8")
+        records = [json.loads(line) for _, line in tasks.json_lines(text)]
         for record in records:
             record["example"], record["completion"]  # noqa: B018  (a KeyError now)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -207,6 +225,14 @@ def figures_of(name: str, records: list[dict], task, k: int) -> dict:
     return figures | ({"by": groups} if (groups := by_group(records)) else {})
 
 
+def task_of_run(folder: Path) -> str | None:
+    """The task of a training run, whose samples do not name it; None for another folder."""
+    try:
+        return json.loads((folder / "config.json").read_text())["config"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 KEPT = ("task", "problem", "sample", "example", "prompt", "completion", "tokens", "finished", "step", "split")
 
 
@@ -216,8 +242,7 @@ def rescore(cfg: Eval, asked: bool) -> None:
     """
     path, new, out = Path(cfg.rescore), [], {}
     by_set: dict[str, dict[str, list[dict]]] = {}
-    run = path.with_name("config.json")  # of a training run, whose samples do not name their task
-    own = json.loads(run.read_text()).get("config", {}).get("task") if run.exists() else None
+    own = task_of_run(path.parent)
     for record in read_samples(path):
         name = record.get("task") or own or cfg.task
         name += f" (step {record['step']})" if "step" in record else ""

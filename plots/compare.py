@@ -151,7 +151,8 @@ def gap(found, share: bool) -> str:
         return "–"
     scale, unit = (100, " points") if share else (1, "")
     mean, low, high = (scale * v for v in found[:3])
-    return f"{mean:+.1f}{unit} [{low:+.1f}, {high:+.1f}]"
+    # where every resample has the same difference, they tell nothing about its interval
+    return f"{mean:+.1f}{unit}" + (f" [{low:+.1f}, {high:+.1f}]" if low < high else "")
 
 
 # ---------------------------------------------------------------- the figure

@@ -11,6 +11,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from tasks import read_jsonl
+
 ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
     "accuracy": "accuracy on held-out problems", "greedy": "accuracy without chance",
     "tokens": "tokens a response", "tokens_correct": "tokens of right responses",
@@ -73,7 +76,7 @@ def side_by_side(before: list[dict], after: list[dict]) -> None:
 def show(run: Path) -> None:
     """Print the summary of a finished run."""
     summary = json.loads((run / "summary.json").read_text())
-    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    samples = read_jsonl(run / "samples.jsonl")
     held = [s for s in samples if s["split"] == "test"]
     print("\n" + table(summary["base"], summary["trained"]))
     side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])

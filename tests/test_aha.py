@@ -102,6 +102,20 @@ def test_bootstrap_covers_about_as_often_as_it_says():
     assert aha.bootstrap([2.0]) == (2, None, None)
 
 
+def test_an_interval_at_the_ends_has_a_width_or_is_not_drawn():
+    for n in (1, 7, 10, 128):
+        assert aha.wilson(0, n)[:2] == (0, 0) and aha.wilson(n, n)[::2] == (1, 1)
+        assert aha.bootstrap([0.0] * n, share=True) == aha.wilson(0, n)
+        assert aha.bootstrap([1.0] * n, share=True) == aha.wilson(n, n)
+        assert aha.bootstrap([3.0] * n) == (3, None, None)
+        assert aha.bootstrap_ratio(np.array([[4.0, 4.0]] * n + [[0.0, 0.0]])) == aha.wilson(n, n)
+    wrong = {f"p{i}": [{"correct": False}] * 2 for i in range(10)}
+    (base, _) = aha.coverage({}, None, [("base", wrong), ("trained", wrong)]).series
+    assert base.points == [[k, *aha.wilson(0, 10)] for k in (1, 2)]
+    assert compare.gap((0.0, 0.0, 0.0, 9), True) == "+0.0 points"
+    assert compare.gap((0.1, 0.0, 0.2, 9), True) == "+10.0 points [+0.0, +20.0]"
+
+
 def test_student_as_in_the_tables():
     for p, freedom, known in ((0.975, 10, 2.228), (0.999, 7, 4.785), (0.95, 60, 1.671), (0.9995, 20, 3.850)):
         assert aha.student(p, freedom) == pytest.approx(known, rel=0.01)

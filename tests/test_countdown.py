@@ -246,6 +246,13 @@ def test_rows_that_cannot_be_used_say_why(tmp_path, rows, expected):
         countdown.examples("train", data=write(tmp_path / "rows.jsonl", rows))
 
 
+def test_a_bad_row_does_not_block_a_large_file(tmp_path, capsys):
+    rows = [{"nums": [n, 1], "target": n + 1} for n in range(200)]
+    data = write(tmp_path / "rows.jsonl", [*rows, {"nums": [True, 1], "target": 2}])
+    assert len(list(countdown.examples("test", data=data, test="all"))) == 200
+    assert "1 of 201 rows are left out: Row 201 of" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not here")
 def test_the_real_rows():
     data = str(DATA / "countdown_train.jsonl")
