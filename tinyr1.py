@@ -732,6 +732,7 @@ def train(cfg: Config) -> dict | None:
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
+    print(knobs.describe(cfg, ALGORITHMS))
     with clock("load"):
         needs_ref = cfg.kl > 0 or cfg.aux == "prm"
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
@@ -867,6 +868,9 @@ def main(argv: list[str]) -> int:
     try:
         if command == "train":
             cfg, preset = parse(command, rest)
+            knobs.check_gpu(cfg, preset, GPU_GB)
+            if notice := knobs.lr_notice(cfg, PRESETS.get(preset, {}), rest):
+                print(notice)
             if preset == "mini":
                 print(larger_preset())
             return 0 if train(cfg) else 130
