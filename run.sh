@@ -80,8 +80,14 @@ test)
     shift
     prepare "$here/requirements-dev.txt"
     cd "$here"
-    "$python" -m ruff check .
-    "$python" -m ruff format --check .
+    # the repository's files, not a scratch file beside them; all where this is no git repository
+    sources=()
+    while IFS= read -r file; do
+        if [ -f "$file" ]; then sources+=("$file"); fi
+    done < <(git ls-files '*.py' 2>/dev/null)
+    if [ "${#sources[@]}" = 0 ]; then sources=(.); fi
+    "$python" -m ruff check "${sources[@]}"
+    "$python" -m ruff format --check "${sources[@]}"
     exec "$python" -m pytest -q "$@"
     ;;
 "" | --*)
