@@ -260,6 +260,22 @@ def held_out(task, cfg: Config, tokenizer) -> list[Problem]:
     return held
 
 
+COMPARED = 1000  # training problems in which held-out ones are looked for
+
+
+def check_splits(stream, held: list[Problem]):
+    """The training problems as they were, after a warning if held-out ones are among the first."""
+    first = list(itertools.islice(stream, COMPARED))
+    shared = tasks.in_both_splits([p.example for p in first], [p.example for p in held])
+    if shared:
+        print(
+            f"warning: {len(shared)} of the {len(held)} held-out problems are training problems, too, such "
+            f"as {str(shared[0])[:80]}: the accuracy says little about new ones. Keep the task's splits "
+            "apart (tasks.held_out does it)."
+        )
+    return itertools.chain(first, stream)
+
+
 # ---------------------------------------------------------------- the objective
 
 
@@ -740,6 +756,7 @@ def train(cfg: Config) -> dict | None:
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
     check_tokenizer(model, tokenizer, cfg.template)
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
+    stream = check_splits(stream, held)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
