@@ -14,6 +14,8 @@ from tasks import TaskError
 
 # Overlong prompts in a row after which there is no hope for another one.
 MOST_OVERLONG = 1000
+# Training problems among which held-out ones are looked for.
+COMPARED = 1000
 
 
 @dataclass
@@ -153,3 +155,17 @@ def held_out(task, cfg, tokenizer, room: float = math.inf) -> list[Problem]:
             f"the {room} tokens for which --max_new_tokens {cfg.max_new_tokens} leaves room"
         )
     return held
+
+
+def check_splits(stream: Problems, held: list[Problem]) -> None:
+    """Warn if held-out problems are among the first training problems. Errors: those of the training split
+    come here, before the first evaluation.
+    """
+    first = itertools.islice(stream, COMPARED)
+    shared = tasks.in_both_splits([p.example for p in first], [p.example for p in held])
+    if shared:
+        print(
+            f"warning: {len(shared)} of the {len(held)} held-out problems are training problems, too, such "
+            f"as {str(shared[0])[:80]}: the accuracy says little about new ones. Keep the task's splits "
+            "apart (tasks.held_out does it)."
+        )

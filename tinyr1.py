@@ -39,7 +39,7 @@ import tasks
 from critic import Critic, ImplicitPRM, gae
 from metrics import evaluation, finish, sample_records, summarise
 from models import check_tokenizer, load_model, pick_attention, pick_device, pick_precision, stop_ids
-from problems import Problem, Problems, held_out, pose  # noqa: F401  (commands import them from here)
+from problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
 from runfolder import HERE, Clock, Interrupt, Run, UserError
 from scoring import CONTROLS, check_some_succeeded, score
 
@@ -661,6 +661,7 @@ def train(cfg: Config) -> dict | None:
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
+    print(knobs.describe(cfg, ALGORITHMS))
     with clock("load"):
         needs_ref = cfg.kl > 0 or cfg.aux == "prm"
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
@@ -669,8 +670,7 @@ def train(cfg: Config) -> dict | None:
     check_tokenizer(model, tokenizer, cfg.template)
     room = rollout.longest_prompt(model, cfg.max_new_tokens)
     held = held_out(task, cfg, tokenizer, room)
-    # an error of the training split comes now, not after the first evaluation
-    next(Problems(task, "train", cfg, tokenizer, room))
+    check_splits(Problems(task, "train", cfg, tokenizer, room), held)
     stream = Problems(task, "train", cfg, tokenizer, room)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
@@ -800,6 +800,9 @@ def main(argv: list[str]) -> int:
     try:
         if command == "train":
             cfg, preset = parse(command, rest)
+            knobs.check_gpu(cfg, preset, GPU_GB)
+            if notice := knobs.lr_notice(cfg, PRESETS.get(preset, {}), rest):
+                print(notice)
             if preset == "mini":
                 print(larger_preset())
             return 0 if train(cfg) else 130

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import tinyr1
+from knobs import check_gpu
 from plots import algorithms
 from runfolder import HERE, UserError, differing
 
@@ -41,9 +42,12 @@ def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
             f"--algos {algo}: expected one of {', '.join(tinyr1.ALGORITHMS)}, alone or with one of "
             f"{', '.join(':' + mode for mode in tinyr1.CONTROLS)} behind it."
         )
+    row = []  # a typed --algo that is the preset's own changes nothing, so its row is typed out
+    if algorithm == tinyr1.PRESETS.get(preset, {}).get("algo", tinyr1.Config.algo):
+        row = [word for k, v in tinyr1.ALGORITHMS[algorithm].items() for word in (f"--{k}", str(v))]
     own = ["--algo", algorithm, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
     own += ["--name", f"{algo.replace(':', '-')}-s{seed}"]
-    return [preset, *ALL, *(MINI if preset == "mini" else []), *given, *own]
+    return [preset, *ALL, *(MINI if preset == "mini" else []), *row, *given, *own]
 
 
 def finished(argv: list[str]) -> bool:
@@ -85,6 +89,7 @@ def main(argv: list[str]) -> int:
     cells = [(algo, seed) for seed in args.seeds.split(",") for algo in args.algos.split(",")]
     commands = {cell: cell_command(args, knobs, *cell) for cell in cells}
     # all cells are checked before any runs
+    check_gpu(*tinyr1.parse("train", next(iter(commands.values()))), tinyr1.GPU_GB)
     done = {cell for cell, command in commands.items() if finished(command)}
     failed = {}
     for i, (cell, command) in enumerate(commands.items()):

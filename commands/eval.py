@@ -291,10 +291,11 @@ def load(cfg: Eval):
 
 
 def main(argv: list[str]) -> int:
-    cfg, _ = tinyr1.parse("eval", argv, Eval)
+    cfg, preset = tinyr1.parse("eval", argv, Eval)
     if cfg.rescore:
         rescore(cfg, any(word.split("=")[0] == "--task" for word in argv))
         return 0
+    knobs.check_gpu(cfg, preset, tinyr1.GPU_GB)
     found, device = sets(cfg), pick_device(cfg.device)
     folder = Folder(cfg)  # which knows the precision of what it goes on with
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)

@@ -9,7 +9,7 @@ A task is a module (one file in this folder, or any file of your own) with three
 
 and may have more: SETS, names of problem sets that its option `data` takes; FOR_TEMPLATE, options by
 template; REPLACES, {option: the options that cannot stand beside it}; gold(example) -> a right answer,
-state(answer, example) -> a completion that states it (for `python -m tasks NAME --attack`);
+state(answer, example) -> a completion that states it (for `python -m tasks NAME` and its --attack);
 equivalent(answer, other) -> bool (for a majority vote); parse(text) -> the keys of an example that a problem
 typed by hand sets, TaskError if it is none (for `tinyr1.py play`; the other keys are those of a test
 problem).
@@ -151,6 +151,12 @@ def held_out(*key):
     """
     digest = blake2b(json.dumps(key, default=int).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % HELD_OUT == 0
+
+
+def in_both_splits(train, test):
+    """The test examples that are training examples, too, as a list."""
+    seen = {json.dumps(example, default=str) for example in train}
+    return [example for example in test if json.dumps(example, default=str) in seen]
 
 
 def render(template, question, tokenizer=None):

@@ -303,7 +303,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, expression, seconds=20):
+    def wait(self, expression, seconds=120):
         end = time.monotonic() + seconds
         while not self.run(f"!!({expression})"):
             assert time.monotonic() < end, expression

@@ -3,10 +3,10 @@
 import ast
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
+from timing import fastest
 
 import tasks
 from tasks import (
@@ -185,15 +185,11 @@ def test_an_answer_stands_in_tags_or_in_a_box(completion, answer):
     assert find_answer(completion) == answer
 
 
+@pytest.mark.timing
 def test_extract_answer_is_fast_on_any_length():
     for text in ("<answer>", "</answer>", "<answer>1</answer>", "<think>", "</think", "<"):
         text = text * (1_000_000 // len(text))
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            extract_answer(text)
-            times.append(time.perf_counter() - start)
-        assert min(times) < 0.005, text[:20]
+        assert fastest(lambda text=text: extract_answer(text))[1] < 0.005, text[:20]
 
 
 # ---------------------------------------------------------------- the held-out split and rows
