@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 import tasks
 from runfolder import HERE, UserError
@@ -69,6 +70,7 @@ def attention_fp32(module, q, k, v, mask, **options):
 
 
 AttentionInterface.register("sdpa_fp32", attention_fp32)
+AttentionMaskInterface.register("sdpa_fp32", sdpa_mask)  # without it there would be no mask at all
 
 
 def pick_attention(model, precision: str) -> None:
