@@ -1,16 +1,21 @@
 """Device, precision, and a model with its tokenizer, with errors that say what to do."""
 
+import functools
 import math
 import time
 from pathlib import Path
 
 import torch
 import transformers
+from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+import rollout
 import tasks
+from policy import own_logp, rounding
 from runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -81,9 +86,6 @@ def pick_attention(model, precision: str) -> None:
         model.set_attn_implementation("sdpa_fp32")
 
 
-LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # Gemma 2, Cohere, Granite
-
-
 def check_memory(source: str, config, device: torch.device, bytes_per_parameter: int) -> None:
     """UserError if a GPU has not the memory for that many bytes a parameter."""
     with torch.device("meta"):
@@ -93,6 +95,43 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
         raise UserError(
             f"{source} has {count / 1e9:.2f} B parameters and needs {needed / 1e9:.0f} GB "
             f"before activations; {free / 1e9:.0f} GB of this GPU are free. Choose a smaller model."
+        )
+
+
+def recompute_layers(model) -> None:
+    """Gradient checkpointing in evaluation mode, in which we train and transformers' own does nothing."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(
+            f"--gradient_checkpointing True: {model.config.model_type} has no layers that can be recomputed. "
+            "Leave it out and lower --micro_tokens."
+        )
+    for layer in layers:
+        layer.forward = functools.partial(recompute, layer.forward, use_reentrant=False)
+
+
+def check_policy(model, source: str, token_logp) -> None:
+    """UserError unless what samples and what is trained are the model: its own log-probabilities of a few
+    random rows, each alone, are those of the sampler and those that the trainer's `token_logp` gives them
+    padded beside each other, with gradients on.
+    """
+    model.eval()
+    try:
+        roll = rollout.probe(model, rollout.sampling_path(model))
+        expected, spread = own_logp(model, roll)
+        with torch.enable_grad():
+            logp = token_logp(model, roll.ids, roll.mask, 1.0)[0].detach()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's own code raises on inputs that it does not take
+        reason = " ".join(str(error).split())[:600]
+        raise UserError(f"{source} cannot be trained: {reason or type(error).__name__}.") from error
+    gap = (logp - expected).abs().max().item()
+    if not gap <= rounding(model) * spread:
+        raise UserError(
+            f"{source} cannot be trained: beside a longer row, its log-probabilities differ by {gap:.2g} "
+            "nats from those of the row alone, so that padding would change the gradient. Choose a causal "
+            "language model."
         )
 
 
@@ -131,9 +170,6 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
     where = str(path) if path.is_dir() else source
     try:
         config = transformers.AutoConfig.from_pretrained(where)
-        for name, value in vars(config).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(config, name, 0.0)  # the policy that is trained must be the one that sampled
         tokenizer = AutoTokenizer.from_pretrained(where)
         if device.type == "cuda":
             check_memory(source, config, device, bytes_per_parameter)
@@ -149,17 +185,12 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
         )
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"Could not load the model {source}: {message}.{hint}") from error
-    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in LOGIT_CHANGES):
-        raise UserError(
-            f"{source} changes its logits after the output projection ({', '.join(LOGIT_CHANGES)}), which "
-            "the loss does not know about yet. Choose another model."
-        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of {source} has no EOS token, so no response could end: set eos_token in "
             "tokenizer_config.json."
         )
-    return model.to(device), tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def stop_ids(model, tokenizer, template: str) -> list[int]:
