@@ -2,7 +2,9 @@
 
 import functools
 import math
+import re
 import time
+import unicodedata
 from pathlib import Path
 
 import torch
@@ -204,15 +206,44 @@ def stop_ids(model, tokenizer, template: str) -> list[int]:
     if template == "chat":
         turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ANSWER"}]
         after = tokenizer.apply_chat_template(turn, tokenize=False).rsplit("ANSWER", 1)[-1]
-        ids |= set(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1]) & set(
-            tokenizer.all_special_ids
-        )
+        known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # the first has only named ones
+        ids |= known.intersection(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1])
     return sorted(ids - {None})
 
 
-def check_tokenizer(model, tokenizer, template: str) -> None:
-    """UserError if the template, or the tags that verifiers look for, become unknown tokens, or if the model
-    could not choose a token that ends a response.
+def prompt_ids(tokenizer, prompt: str, template: str) -> list[int]:
+    """Token ids of a prompt, with the tokens that the tokenizer puts before a text (unless the template is a
+    chat's, which has them), but without those that it puts after one: an EOS would end the response there.
+    """
+    bare = tokenizer(prompt, add_special_tokens=False).input_ids
+    if template == "chat":
+        return bare
+    ids = tokenizer(prompt, add_special_tokens=True).input_ids
+    for end in range(len(ids), len(bare) - 1, -1):
+        if ids[end - len(bare) : end] == bare:
+            return ids[:end]
+    return ids
+
+
+# A response needs all of this, and its reward reads it.
+FIXED = "Make 24 from 3, 8:\n\n  (3*8) - 0 = 24 + 1/2\n<think>a  b</think>\n <answer>0123456789</answer>\n"
+LETTERS = "é≤数π🙂"
+
+
+def comparable(text: str, tokenizer) -> str:
+    """The text without what a tokenizer may change: case, the composition of letters, a space at the start,
+    and white space beside a special token.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = [re.escape(t.content) for t in added if t.special or t.lstrip or t.rstrip]
+    text = re.sub(rf"\s*({'|'.join(special)})\s*", r"\1", text) if special else text
+    return unicodedata.normalize("NFKC", text).casefold().lstrip()
+
+
+def check_tokenizer(model, tokenizer, template: str, prompts=()) -> None:
+    """UserError if the template, or the tags that verifiers look for, become unknown tokens, if the model
+    could not choose a token that ends a response, or if a fixed text or one of the task's prompts (Problem)
+    does not come back as it was or has tokens that the model does not know.
     """
     text = tasks.render(template, "", tokenizer) + "<think> </think> <answer> </answer>"
     ids = tokenizer(text).input_ids
@@ -221,10 +252,36 @@ def check_tokenizer(model, tokenizer, template: str) -> None:
             f"The tokenizer has no tokens for some of the template {template!r} and the tags <think> and "
             f"<answer>: they come back as {tokenizer.decode(ids)[:200]!r}. Choose another --template."
         )
-    rows = model.get_output_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().weight.shape[0]
     ends = stop_ids(model, tokenizer, template)
     if min(ends) >= rows:
         raise UserError(
             f"No response could end: the EOS tokens are {ends}, and the model chooses among {rows} tokens. "
             "Model and tokenizer do not belong together."
+        )
+    bare = tokenizer(FIXED, add_special_tokens=False).input_ids
+    for text, ids in [(FIXED, bare), *((p.prompt, p.ids) for p in prompts)]:
+        check_round_trip(tokenizer, text, ids, rows)
+    unknown = {*LETTERS, *(tokenizer.unk_token or ""), " "}
+    letters = tokenizer.decode(tokenizer(LETTERS, add_special_tokens=False).input_ids)
+    if not unknown.issuperset(unicodedata.normalize("NFC", letters)):
+        raise UserError(
+            f"The tokenizer turns {LETTERS!r} into {letters!r}: its kind (tokenizer_class in "
+            "tokenizer_config.json) does not fit its vocabulary."
+        )
+
+
+def check_round_trip(tokenizer, text: str, ids: list[int], rows: int) -> None:
+    """UserError unless these ids of a text are among the embedding's rows and come back as the text."""
+    if ids and max(ids) >= rows:
+        raise UserError(
+            f"The tokenizer turns a prompt into the token {max(ids)}, but the model's embedding has only "
+            f"{rows} rows: model and tokenizer do not belong together."
+        )
+    back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if not comparable(back, tokenizer).endswith(comparable(text, tokenizer)):
+        raise UserError(
+            f"The tokenizer does not give a text back: {text[-200:]!r} comes back as {back[-200:]!r}. Check "
+            "tokenizer_class in tokenizer_config.json (a byte-level vocabulary labelled LlamaTokenizerFast "
+            "loses spaces and line ends), or choose another model."
         )

@@ -44,6 +44,7 @@ from models import (
     pick_attention,
     pick_device,
     pick_precision,
+    prompt_ids,
     recompute_layers,
     stop_ids,
 )
@@ -233,7 +234,7 @@ class Problem:
 
 def pose(task, example: dict, cfg: Config, tokenizer) -> Problem:
     prompt = tasks.render(cfg.template, task.question(example), tokenizer)
-    return Problem(example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids)
+    return Problem(example, prompt, prompt_ids(tokenizer, prompt, cfg.template))
 
 
 def problems(task, split: str, cfg: Config, tokenizer):
@@ -746,8 +747,8 @@ def train(cfg: Config) -> dict | None:
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
         model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
-    check_tokenizer(model, tokenizer, cfg.template)
     stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
+    check_tokenizer(model, tokenizer, cfg.template, held)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
         recompute_layers(model)
