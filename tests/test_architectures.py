@@ -14,6 +14,7 @@ import models
 import policy
 import rollout
 import tinyr1
+from commands import play
 from runfolder import UserError
 from tinyr1 import token_logp
 
@@ -361,6 +362,14 @@ def test_a_critic_fits_every_base_model(name):
     model = make(name)
     own = critic.Critic(model, tinyr1.Config(aux="critic"))
     assert own.head.in_features == critic.hidden_width(model) and not own.backbone.training
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mamba", "rwkv"])
+def test_play_streams_what_generate_samples(name):
+    model = make(name).eval()
+    stream = play.sample_tokens(model, [5, 9, 3], tinyr1.Config(), 7)
+    expected = rollout.generate(model, [[5, 9, 3]], 1, max_new_tokens=6, seed=7).completions()[0]
+    assert [token for token, _ in zip(stream, expected)] == expected
 
 
 def test_a_critic_without_a_base_model_is_refused():
