@@ -205,10 +205,17 @@ def stop_ids(model, tokenizer, template: str) -> list[int]:
         ids |= set(eos) if isinstance(eos, list) else {eos}
     if template == "chat":
         turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ANSWER"}]
-        after = tokenizer.apply_chat_template(turn, tokenize=False).rsplit("ANSWER", 1)[-1]
+        _, answer, after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition("ANSWER")
+        after = after.strip() if answer else ""
         known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # the first has only named ones
-        ids |= known.intersection(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1])
+        ids |= known.intersection(tokenizer(after, add_special_tokens=False).input_ids[:1])
     return sorted(ids - {None})
+
+
+def pad_id(model, tokenizer) -> int:
+    """The padding token, or 0 where the model has no row for it; nothing reads what stands there."""
+    pad, rows = tokenizer.pad_token_id, model.get_input_embeddings().weight.shape[0]
+    return pad if pad is not None and pad < rows else 0
 
 
 def prompt_ids(tokenizer, prompt: str, template: str) -> list[int]:

@@ -41,6 +41,7 @@ from models import (
     check_policy,
     check_tokenizer,
     load_model,
+    pad_id,
     pick_attention,
     pick_device,
     pick_precision,
@@ -488,7 +489,7 @@ def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: i
             model, [p.ids for p in batch], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
-            pad_id=tokenizer.pad_token_id or 0, dtype=sampling_dtype(model, cfg),
+            pad_id=pad_id(model, tokenizer), dtype=sampling_dtype(model, cfg),
         )  # fmt: skip
     except ValueError as error:  # a prompt that does not fit
         raise UserError(f"Cannot sample: {error}.") from error

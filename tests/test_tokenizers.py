@@ -148,6 +148,23 @@ def test_a_chat_ends_where_its_template_ends_a_turn(model, tmp_path, end):
     check(model, tokenizer, "chat")
 
 
+def test_a_template_that_drops_the_answer_adds_no_end(model):
+    tokenizer = byte_level(chat_template="<|im_start|>{{ messages[0]['content'] }}")
+    assert models.stop_ids(model, tokenizer, "chat") == sorted({tokenizer.eos_token_id, 0})
+
+
+def test_a_padding_token_that_the_model_lacks_pads_nothing(model):
+    """Many add [PAD] to a tokenizer and leave the embedding as it is."""
+    tokenizer = byte_level([*SPECIAL, *(f"<|{i}|>" for i in range(60))])
+    assert models.pad_id(model, tokenizer) == tokenizer.eos_token_id
+    tokenizer.pad_token = "<|59|>"
+    assert tokenizer.pad_token_id > 300 and models.pad_id(model, tokenizer) == 0
+    asked = [tinyr1.Problem({}, "", ids) for ids in ([1, 2, 3], [4])]
+    cfg = tinyr1.Config(max_new_tokens=4, precision="fp32")
+    roll, _ = tinyr1.collect(model, tokenizer, asked, 2, cfg, 0)
+    tinyr1.token_logp(model, roll.ids, roll.mask, 1.0)
+
+
 def test_a_turn_that_ends_in_plain_text_adds_no_end(model):
     tokenizer = byte_level(chat_template="{% for m in messages %}{{ m['content'] }}\nUser: {% endfor %}")
     assert models.stop_ids(model, tokenizer, "chat") == sorted({tokenizer.eos_token_id, 0})
