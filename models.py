@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import rollout
 import tasks
-from policy import own_logp, rounding
+from policy import own_logp, random_ids, rounding
 from runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -119,7 +119,10 @@ def check_policy(model, source: str, token_logp) -> None:
     """
     model.eval()
     try:
-        roll = rollout.probe(model, rollout.sampling_path(model))
+        rollout.sampling_path(model)
+        prompt_len, length = torch.tensor([[2, 3], [3, 8]], device=model.device)
+        unknown = torch.zeros(2, 10, device=model.device)
+        roll = rollout.Rollout(random_ids(model, 2, 11), prompt_len, length, unknown, length > 0)
         expected, spread = own_logp(model, roll)
         with torch.enable_grad():
             logp = token_logp(model, roll.ids, roll.mask, 1.0)[0].detach()
