@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Differences of log-probabilities that are rounding, as a share of the logits' deviation. Measured over 152
-# architectures in fp32: below 1e-5. A wrong mask, position or head: above 1e-2.
+# Differences of log-probabilities that are rounding, as a share of the logits' deviation. Over 152 tiny
+# architectures in fp32 rounding made less than 1e-5 nats, wrong masks, positions and heads 2e-3 to 4.
 ROUNDING = {torch.float32: 3e-3, torch.float64: 3e-3}
 
 
