@@ -8,6 +8,7 @@ import traceback
 from dataclasses import dataclass
 
 import tasks
+from models import prompt_ids
 from runfolder import UserError
 from scoring import name_of
 from tasks import TaskError
@@ -51,7 +52,7 @@ def pose(task, example: dict, cfg, tokenizer) -> Problem:
             f"for the example {str(example)[:200]}."
         )
     prompt = tasks.render(cfg.template, question, tokenizer)
-    return Problem(example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids)
+    return Problem(example, prompt, prompt_ids(tokenizer, prompt, cfg.template))
 
 
 class Problems:

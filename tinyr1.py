@@ -38,7 +38,18 @@ import rollout
 import tasks
 from critic import Critic, ImplicitPRM, gae
 from metrics import evaluation, finish, sample_records, summarise
-from models import check_tokenizer, load_model, pick_attention, pick_device, pick_precision, stop_ids
+from models import (
+    check_policy,
+    check_tokenizer,
+    load_model,
+    pad_id,
+    pick_attention,
+    pick_device,
+    pick_precision,
+    recompute_layers,
+    stop_ids,
+)
+from policy import states_and_head
 from problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
 from runfolder import HERE, Clock, Interrupt, Run, UserError
 from scoring import CONTROLS, check_some_succeeded, score
@@ -223,17 +234,16 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
     """Log-probability (n,T) of every completion token ids[:, t+1] under the model, and the entropy (n,T)
     there; 0 elsewhere.
 
-    ids (n,L) right-padded, mask (n,T). Right padding needs no attention mask, because attention is causal.
-    The vocabulary dimension exists here only, for completion tokens only, and in chunks that the backward
-    pass recomputes.
+    ids (n,L) right-padded, mask (n,T). The vocabulary dimension exists here only, for completion tokens only,
+    and in chunks that the backward pass recomputes (for all tokens where the model has more than a plain
+    output projection).
     """
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    hidden = hidden[:, :-1][mask]  # (M,H) of the M tokens
+    states, head = states_and_head(model, ids)
+    states = states[:, :-1][mask]  # (M,H) of the M tokens
     chosen = ids[:, 1:][mask]  # (M,)
-    head = model.get_output_embeddings()
 
-    def chunk(hidden, chosen):
-        logits = head(hidden)
+    def chunk(states, chosen):
+        logits = head(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # (m,V)
         logZ = logits.logsumexp(-1)  # (m,)
         logp = logits.gather(-1, chosen[:, None])[:, 0] - logZ
@@ -241,14 +251,14 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
             entropy = logZ - (torch.softmax(logits, -1) * logits).sum(-1)
         return logp, entropy
 
-    size = max(1, LOGITS // head.weight.shape[0])
+    size = max(1, LOGITS // model.get_input_embeddings().weight.shape[0])
     if len(chosen) <= size:
-        parts = [chunk(hidden, chosen)]
+        parts = [chunk(states, chosen)]
     else:
-        pairs = zip(hidden.split(size), chosen.split(size))
+        pairs = zip(states.split(size), chosen.split(size))
         parts = [
-            recompute(chunk, h, c, use_reentrant=False) if torch.is_grad_enabled() else chunk(h, c)
-            for h, c in pairs
+            recompute(chunk, s, c, use_reentrant=False) if torch.is_grad_enabled() else chunk(s, c)
+            for s, c in pairs
         ]
     logp, entropy = (torch.cat(x) for x in zip(*parts))
     full = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device)
@@ -369,7 +379,7 @@ def recall(batch: Batch, model, ref) -> dict:
     """Store the log-probabilities under the present policy and the reference, where something needs them."""
     cfg = batch.cfg
     in_reward = ref is not None and cfg.kl > 0 and cfg.kl_in == "reward"
-    model.train()
+    model.eval()  # gradients need no training mode, and dropout or router jitter would be another policy
     if ref is not None:
         batch.ref_logp = batch.stored(lambda *x: batch.logp(ref, *x)[0])
     if cfg.epochs * cfg.minibatches > 1 or in_reward:
@@ -431,7 +441,7 @@ def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: i
             model, [p.ids for p in batch], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
-            pad_id=tokenizer.pad_token_id or 0, dtype=sampling_dtype(model, cfg),
+            pad_id=pad_id(model, tokenizer), dtype=sampling_dtype(model, cfg),
         )  # fmt: skip
     except ValueError as error:  # a prompt that does not fit
         raise UserError(f"Cannot sample: {error}.") from error
@@ -535,7 +545,7 @@ def update(model, optimizer, batch: Batch) -> dict:
     the other rows. A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
     """
     cfg = batch.cfg
-    model.train()
+    model.eval()
     all_rows = cfg.entropy or (cfg.kl and cfg.kl_in == "loss")
     sums, tokens, norms, losses, skipped = collections.Counter(), 0, [], [], 0
     for part in batch.parts() if batch.step >= cfg.aux_warmup else ():
@@ -667,14 +677,15 @@ def train(cfg: Config) -> dict | None:
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
         model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
-    check_tokenizer(model, tokenizer, cfg.template)
     room = rollout.longest_prompt(model, cfg.max_new_tokens)
     held = held_out(task, cfg, tokenizer, room)
+    check_tokenizer(model, tokenizer, cfg.template, held)
     check_splits(Problems(task, "train", cfg, tokenizer, room), held)
     stream = Problems(task, "train", cfg, tokenizer, room)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(model)
+    check_policy(model, cfg.model, token_logp)
     fused = device.type == "cuda"  # no temporaries as large as the model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=fused

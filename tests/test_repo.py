@@ -52,7 +52,7 @@ def test_direction_of_imports():
 
 
 def test_line_budgets():
-    budgets = {"tinyr1.py": 900, "critic.py": 200, "rollout.py": 450, "minibase.py": 450}
+    budgets = {"tinyr1.py": 900, "critic.py": 200, "rollout.py": 470, "minibase.py": 450}
     budgets |= {"tasks/countdown.py": 270}
     for name, most in budgets.items():
         assert len((HERE / name).read_text().splitlines()) <= most, name
