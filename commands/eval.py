@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 import tasks
 import tinyr1
+from digests import digest, model_files, task_files
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
-from runfolder import Clock, UserError, differing, environment, write_atomically, write_json
+from runfolder import Clock, UserError, differing, environment, lock, write_atomically, write_json
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
@@ -76,24 +77,31 @@ def sets(cfg: Eval) -> dict:
     return found
 
 
-def fingerprint(cfg: Eval) -> float:
-    """When the weights were written, where they are local files; 0 for a model of the hub."""
-    files = [Path(cfg.checkpoint)] if cfg.checkpoint else [*Path(cfg.model).glob("*.safetensors")]
-    return max((file.stat().st_mtime for file in files), default=0.0)
+DIGESTS = {"weights": "the weights", "tasks": "the tasks' code or data"}
+
+
+def fingerprints(cfg: Eval, found: dict) -> dict:
+    """Digests of the model's files and of the tasks'; None if the model is not on this machine yet."""
+    model = [Path(cfg.checkpoint)] if cfg.checkpoint else model_files(cfg.model)
+    code = [task_files(task.__file__, own.task_args) for task, own in found.values()]
+    return {"weights": digest(model), "tasks": digest(set().union(*code))}
 
 
 class Folder:
     """<out>/eval-<name>/: config.json, eval_samples.jsonl (one line a sample), eval.json (the figures)."""
 
-    def __init__(self, cfg: Eval):
-        """Errors: UserError, where it cannot be written or holds an evaluation with other settings."""
+    def __init__(self, cfg: Eval, found: dict):
+        """`found`: sets'. Errors: UserError, where it cannot be written, is in use, or holds an evaluation
+        with other settings.
+        """
         self.path = Path(cfg.out) / f"eval-{cfg.name}"
         self.samples = self.path / "eval_samples.jsonl"
         self.clock = Clock()
-        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | {"written": fingerprint(cfg)}
+        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | fingerprints(cfg, found)
         self.settings = settings
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock(self.path)
             if cfg.overwrite:
                 self.samples.unlink(missing_ok=True)
             elif self.samples.exists():
@@ -110,8 +118,11 @@ class Folder:
             saved = {}
         if settings["precision"] == "auto":
             settings["precision"] = saved.get("precision", "auto")
+        for name in DIGESTS:
+            if None in (saved.get(name), settings[name]):  # an older folder, or not downloaded then
+                saved[name] = settings[name]
         changed = differing(saved, settings, FREE)
-        changed = [f"{'the weights' if name == 'written' else '--' + name} changed" for name in changed]
+        changed = [f"{DIGESTS.get(name, '--' + name)} changed" for name in changed]
         if changed:
             raise UserError(
                 f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}): give "
@@ -268,7 +279,7 @@ def main(argv: list[str]) -> int:
         rescore(cfg, any(word.split("=")[0] == "--task" for word in argv))
         return 0
     found, device = sets(cfg), pick_device(cfg.device)
-    folder = Folder(cfg)  # which knows the precision of what it goes on with
+    folder = Folder(cfg, found)  # which knows the precision of what it goes on with
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     write_json(folder.path / "config.json", folder.settings | {"precision": cfg.precision})
     model, tokenizer = load(cfg)
