@@ -145,13 +145,15 @@ def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=
     }
     if not (groups := {name: runs for name, runs in groups.items() if runs}):
         raise NotARun("There is no run with an evaluation to compare.")
-    png, md = report.with_suffix(".png"), report.with_suffix(".md")
-    save(draw(groups), report.parent, report.stem)
+    png, md = (report.with_name(report.name + suffix) for suffix in (".png", ".md"))
+    if md.exists() and NOTES not in md.read_text() or png.exists() and not md.exists():
+        raise NotARun(f"{png} or {md.name} is there and no comparison of algorithms: name another report.")
+    save(draw(groups), report.parent, report.name)
     first = next(iter(groups.values()))[0]
     e, budget = first.environment, first.config.get("token_budget")
     machine = e.get("gpu") or f"{e.get('cpus')} cores, {e.get('threads')} threads"
     notes = DEFAULT_NOTES
-    if md.exists() and NOTES in md.read_text():
+    if md.exists():
         notes = md.read_text().split(NOTES, 1)[1]
     md.write_text(
         f"# Algorithms at equal sampled tokens\n\n![accuracy and length]({png.name})\n\n"

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import QUICK, same_weights, steps, train, without_time
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from test_train import QUICK, same_weights, steps, train
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import digests
 import runfolder
@@ -119,8 +125,6 @@ def test_a_failed_export_loses_nothing(tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_an_old_final_survives_a_failed_export(tiny, tmp_path, monkeypatch):
-    from transformers import AutoTokenizer
-
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
     folder = tmp_path / "final"
     runfolder.write_model(model, tokenizer, folder)
