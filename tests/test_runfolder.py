@@ -336,11 +336,13 @@ def test_uncommitted_changes_of_the_trainer_have_a_digest(tmp_path, monkeypatch)
         ("model_digest", "task_digest"))) == ["changes_digest"]  # fmt: skip
 
 
-def test_a_run_records_its_preset_and_what_differs(tiny, tmp_path):
+def test_a_run_records_its_preset_and_what_differs(tiny, tmp_path, capsys):
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "r", "--steps", 1, *QUICK]
     assert train(*argv, "--lr", 1e-3, "--task_args", "reward=simplerl") == 0
     content = json.loads((tmp_path / "r" / "config.json").read_text())
-    found = content["differences"]
+    found, digest = content["differences"], content["environment"]["task_digest"]
+    output = capsys.readouterr().out
+    assert "preset mini, " in output and "lr 0.001" in output and f"task files {digest}" in output
     assert content["preset"] == "mini" and found["lr"] == 1e-3 and found["model"] == tiny
     assert "reward=simplerl" in found["task_args"] and not {"name", "out", "kl", "precision"} & set(found)
 
