@@ -44,6 +44,9 @@ def process_return(process, mask, G: int, gamma: float):
     return gae((process - others) * mask, torch.zeros_like(process), mask, gamma, 1.0)
 
 
+ROUNDING = 1e-8  # a variance below this share of the mean square says nothing in fp32
+
+
 class Aux:
     """A model with an optimizer of its own. `own` is what it trains and what a checkpoint holds."""
 
@@ -130,6 +133,9 @@ class Critic(Aux):
         spread = ret.var(correction=0).item() if len(ret) else 0.0
         if spread > 0:
             metrics["value"] = value.mean().item()
+        # equal rewards: what varies then is the rounding of sums of values
+        size = max(x.pow(2).mean().item() for x in (ret, batch.value[active])) if len(ret) else 0.0
+        if spread > ROUNDING * size:
             metrics["explained_variance"] = 1 - (ret - value).var(correction=0).item() / spread
         return metrics
 

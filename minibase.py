@@ -1,7 +1,7 @@
 """Make the miniature base model: a 1.1 M parameter Qwen2 that has read about Countdown and multiplication,
 and nothing else.
 
-    python minibase.py --out minibase --tokens 20e6                the model that ships with the repository
+    python minibase.py --out runs/base --tokens 20e6               the model that ships with the repository
     python minibase.py --out runs/base-guess --search_share 0      a base that only ever saw guessing
     python minibase.py --out runs/x --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6    from another
 
@@ -402,6 +402,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model to (Hugging Face format)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the model that --out holds")
     parser.add_argument("--start", help="folder of a miniature to go on from, instead of random weights")
     parser.add_argument("--minutes", type=float, default=20, help="time of the training")
     parser.add_argument(
@@ -420,6 +421,8 @@ def main() -> None:
         parser.error(f"--{wrong[0]} {shares[wrong[0]]} must lie in 0..1")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out} is a file")
+    if (args.out / "config.json").exists() and not args.overwrite:
+        parser.error(f"--out {args.out} holds a model: give another folder, or --overwrite to replace it")
     args.out.mkdir(parents=True, exist_ok=True)
 
     cpu.prepare()

@@ -51,7 +51,15 @@ def pose(task, example: dict, cfg, tokenizer) -> Problem:
             f"question() of the task {name_of(task)} returned {type(question).__name__}; expected a text, "
             f"for the example {str(example)[:200]}."
         )
-    prompt = tasks.render(cfg.template, question, tokenizer)
+    try:
+        prompt = tasks.render(cfg.template, question, tokenizer)
+    except TaskError:
+        raise
+    except Exception as error:  # whatever a chat template of the tokenizer raises
+        raise UserError(
+            f"The chat template of {cfg.model} does not take a user's question ({type(error).__name__}: "
+            f"{error}). Choose another --template, such as r1."
+        ) from error
     return Problem(example, prompt, prompt_ids(tokenizer, prompt, cfg.template))
 
 

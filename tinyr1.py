@@ -51,7 +51,7 @@ from models import (
 )
 from policy import states_and_head
 from problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
-from runfolder import HERE, Clock, Interrupt, Run, UserError
+from runfolder import HERE, Clock, Interrupt, Run, UserError, check_export, release_locks
 from scoring import CONTROLS, check_some_succeeded, score
 
 # ---------------------------------------------------------------- configuration
@@ -607,9 +607,28 @@ AUX = {"none": lambda model, cfg: None, "critic": Critic, "prm": ImplicitPRM}
 
 
 DIVERGED = (
-    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. The weights are "
-    "still good: they are in {}. Lower --lr, or try --precision fp32, under another --name."
+    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. Such gradients "
+    "never reach the weights, which are finite, but an earlier step may have spoiled them: they are in {}. "
+    "Lower --lr, or try --precision fp32, under another --name."
 )
+SPOILED = (
+    "Weights have become NaN or infinite at step {} or before, so training stopped and wrote no model. The "
+    "last checkpoint stays as it was, in {}. Lower --lr, or try --precision fp32, under another --name."
+)
+
+
+def finite(*modules) -> bool:
+    return all(bool(p.isfinite().all()) for module in modules for p in module.parameters())
+
+
+def differences(cfg: Config, preset: str) -> dict:
+    """{knob: value} where a run differs from its preset, with the row of its algorithm."""
+    now, own = asdict(cfg), PRESETS.get(preset, {})
+    row = ALGORITHMS[now["algo"]]
+    typed = now["algo"] != own.get("algo", Config.algo)
+    usual = asdict(Config()) | (own | row if typed else row | own)
+    free = ("name", "out", "overwrite")
+    return {name: value for name, value in now.items() if name not in free and value != usual[name]}
 
 
 def again(cfg: Config) -> str:
@@ -661,12 +680,13 @@ def record_held_out(run: Run, step: int, label: str, k: int, metrics: dict, reco
     run.pictures.refresh()
 
 
-def train(cfg: Config) -> dict | None:
+def train(cfg: Config, preset: str = "") -> dict | None:
     """Train, evaluate before and after, leave everything in the run folder.
 
     Returns the summary, None if interrupted.
     """
     clock, started = Clock(), time.perf_counter()
+    about = {"preset": preset, "differences": differences(cfg, preset)}
     task, run = tasks.load(cfg.task), Run(cfg)  # a run that is resumed keeps its device and precision
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
@@ -680,6 +700,9 @@ def train(cfg: Config) -> dict | None:
     room = rollout.longest_prompt(model, cfg.max_new_tokens)
     held = held_out(task, cfg, tokenizer, room)
     check_tokenizer(model, tokenizer, cfg.template, held)
+    check_export(model, tokenizer)
+    if not finite(model):
+        raise UserError(f"The model {cfg.model} has weights that are NaN or infinite. Choose another one.")
     check_splits(Problems(task, "train", cfg, tokenizer, room), held)
     stream = Problems(task, "train", cfg, tokenizer, room)
     pick_attention(model, cfg.precision)
@@ -690,7 +713,7 @@ def train(cfg: Config) -> dict | None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=fused
     )
-    aux, at, state = AUX[cfg.aux](model, cfg), Progress(cfg.kl), run.begin(cfg)
+    aux, at, state = AUX[cfg.aux](model, cfg), Progress(cfg.kl), run.begin(cfg, about)
     if state:
         model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
         if aux:
@@ -705,6 +728,8 @@ def train(cfg: Config) -> dict | None:
 
     def checkpoint():
         nonlocal started
+        if not finite(model, *([aux.own] if aux else [])):
+            raise UserError(SPOILED.format(at.step, run.checkpoint))
         clock["total"] = clock.get("total", 0.0) + time.perf_counter() - started
         started = time.perf_counter()
         weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -721,8 +746,7 @@ def train(cfg: Config) -> dict | None:
         with clock("eval_base"):
             measure("eval", cfg.eval_problems, cfg.eval_samples)
         checkpoint()
-    bar = at.bar(cfg)
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, at.bar(cfg) as bar:
         while not over() and not interrupt.asked:
             begin, spent = time.perf_counter(), dict(clock)
             lr = lr_at(at.step, cfg, at.sampled)
@@ -766,7 +790,6 @@ def train(cfg: Config) -> dict | None:
             busy = ", the machine is busy" if cpu.watch.busy else ""
             shown = f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
             bar.set_postfix_str(shown + busy)
-    bar.close()
     if not over():
         checkpoint()
         print(f"Stopped after step {at.step} of {cfg.steps}; the checkpoint is whole. {again(cfg)}")
@@ -816,7 +839,7 @@ def main(argv: list[str]) -> int:
                 print(notice)
             if preset == "mini":
                 print(larger_preset())
-            return 0 if train(cfg) else 130
+            return 0 if train(cfg, preset) else 130
         if command in COMMANDS:
             return importlib.import_module(f"commands.{command}").main(rest)
         near = difflib.get_close_matches(command, ["train", *COMMANDS], 1)
@@ -834,6 +857,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ntinyr1: stopped. The last checkpoint, if there is one, is whole.", file=sys.stderr)
         return 130
+    finally:
+        release_locks()
 
 
 if __name__ == "__main__":

@@ -23,11 +23,22 @@ from tqdm import tqdm
 import knobs
 import tasks
 import tinyr1
+from digests import digest, model_files, task_files
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
 from rollout import longest_prompt
-from runfolder import HERE, Clock, UserError, differing, environment, write_atomically, write_json
+from runfolder import (
+    HERE,
+    Clock,
+    UserError,
+    differing,
+    environment,
+    lock,
+    to_json,
+    write_atomically,
+    write_json,
+)
 from scoring import check_some_succeeded
 from tinyr1 import Config, knob
 
@@ -96,24 +107,31 @@ def sets(cfg: Eval) -> dict:
     return found
 
 
-def fingerprint(cfg: Eval) -> float:
-    """When the weights were written, where they are local files; 0 for a model of the hub."""
-    files = [Path(cfg.checkpoint)] if cfg.checkpoint else [*Path(cfg.model).glob("*.safetensors")]
-    return max((file.stat().st_mtime for file in files), default=0.0)
+DIGESTS = {"weights": "the weights", "tasks": "the tasks' code or data"}
+
+
+def fingerprints(cfg: Eval, found: dict) -> dict:
+    """Digests of the model's files and of the tasks'; None if the model is not on this machine yet."""
+    model = [Path(cfg.checkpoint)] if cfg.checkpoint else model_files(cfg.model)
+    code = [task_files(task.__file__, own.task_args) for task, own in found.values()]
+    return {"weights": digest(model), "tasks": digest(set().union(*code))}
 
 
 class Folder:
     """<out>/eval-<name>/: config.json, eval_samples.jsonl (one line a sample), eval.json (the figures)."""
 
-    def __init__(self, cfg: Eval):
-        """Errors: UserError, where it cannot be written or holds an evaluation with other settings."""
+    def __init__(self, cfg: Eval, found: dict):
+        """`found`: sets'. Errors: UserError, where it cannot be written, is in use, or holds an evaluation
+        with other settings.
+        """
         self.path = Path(cfg.out) / f"eval-{cfg.name}"
         self.samples = self.path / "eval_samples.jsonl"
         self.clock = Clock()
-        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | {"written": fingerprint(cfg)}
+        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | fingerprints(cfg, found)
         self.settings = settings
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock(self.path)
             if cfg.overwrite:
                 self.samples.unlink(missing_ok=True)
             elif self.samples.exists():
@@ -130,8 +148,11 @@ class Folder:
             saved = {}
         if settings["precision"] == "auto":
             settings["precision"] = saved.get("precision", "auto")
+        for name in DIGESTS:
+            if None in (saved.get(name), settings[name]):  # an older folder, or not downloaded then
+                saved[name] = settings[name]
         changed = differing(saved, settings, FREE)
-        changed = [f"{'the weights' if name == 'written' else '--' + name} changed" for name in changed]
+        changed = [f"{DIGESTS.get(name, '--' + name)} changed" for name in changed]
         if changed:
             raise UserError(
                 f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}): give "
@@ -148,7 +169,7 @@ class Folder:
     def append(self, records: list[dict]) -> None:
         try:
             with open(self.samples, "a") as file:
-                file.write("".join(json.dumps(record, default=str) + "\n" for record in records))
+                file.write("".join(to_json(record) + "\n" for record in records))
         except OSError as error:
             message = f"Could not write {self.samples}: {error}. Make room; the same command goes on."
             raise UserError(message) from error
@@ -268,7 +289,7 @@ def rescore(cfg: Eval, asked: bool) -> None:
         report(name, out[name])
         print(f"{changed} of {len(old)} verdicts changed")
         new += graded
-    lines = "".join(json.dumps(record, default=str) + "\n" for record in new)
+    lines = "".join(to_json(record) + "\n" for record in new)
     write_atomically(path.with_suffix(".rescored.jsonl"), lambda file: file.write(lines.encode()))
     write_json(path.with_suffix(".rescored.json"), {"sets": out, "environment": environment()})
     print(f"written: {path.with_suffix('.rescored.jsonl')} and .json")
@@ -297,7 +318,7 @@ def main(argv: list[str]) -> int:
         return 0
     knobs.check_gpu(cfg, preset, tinyr1.GPU_GB)
     found, device = sets(cfg), pick_device(cfg.device)
-    folder = Folder(cfg)  # which knows the precision of what it goes on with
+    folder = Folder(cfg, found)  # which knows the precision of what it goes on with
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     write_json(folder.path / "config.json", folder.settings | {"precision": cfg.precision})
     model, tokenizer = load(cfg)

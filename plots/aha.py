@@ -31,8 +31,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
+from plots.curves import COLORS, FACTS, GREY, STYLES, NotARun, Run, load_run, number, put_title, save
 from plots.intervals import wilson
+from plots.summary import options
 from tasks import _attempts
 
 # ---------------------------------------------------------------- behaviours of one response
@@ -648,14 +649,10 @@ def figure(run: Run, samples: list[dict], sides: list | None = None) -> Figure:
         Path(str(config.get("task", ""))).stem,
         config.get("algo"),
         run.name,
+        *options(run.differences, hidden=FACTS[:3]),
     ]
-    fig.text(
-        0.012,
-        0.95,
-        "Did reasoning emerge?   " + " · ".join(str(fact) for fact in facts if fact),
-        fontsize=20,
-        weight="bold",
-    )
+    title = "Did reasoning emerge?   " + " · ".join(str(fact) for fact in facts if fact)
+    put_title(fig, title, 0.95)
     fig.text(0.012, 0.935, wrap(sentence(evaluations(samples)), 150), fontsize=13, color=GREY, va="top")
     for ax, chart in zip(fig.subplots(2, 3).flatten(), charts(run, samples, sides)):
         draw(chart, ax)

@@ -28,6 +28,29 @@ ROWS = {  # summary key -> what the closing table calls it; other keys stay in s
 COUNTS = ("tokens", "attempts", "steps")  # what begins so is a number a response; the others are shares
 
 
+DIGESTS = {  # key of a run's environment -> what has that digest
+    "changes_digest": "uncommitted changes", "task_digest": "task files", "model_digest": "model files",
+}  # fmt: skip
+
+
+def options(differences: dict, hidden=()) -> list[str]:
+    """The options in which a run differs from its preset, in words such as `lr 0.0001`."""
+    told = []
+    for name, value in differences.items():
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if name in ("model", "task"):  # where it lay on one machine is nobody else's concern
+            text = Path(text).name
+        if name not in hidden:
+            told.append(f"{name} {text or 'none'}")
+    return told
+
+
+def origin(environment: dict) -> list[str]:
+    """What a run was made of: the commit and the digests."""
+    commit = [f"commit {environment['commit'][:10]}"] if environment.get("commit") else []
+    return commit + [f"{what} {environment[key]}" for key, what in DIGESTS.items() if environment.get(key)]
+
+
 def table(base: dict, after: dict | None = None) -> str:
     """Base against trained, a row a figure; shares in per cent."""
 
@@ -78,6 +101,10 @@ def show(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     samples = read_jsonl(run / "samples.jsonl")
     held = [s for s in samples if s["split"] == "test"]
+    config = json.loads((run / "config.json").read_text())
+    preset = [f"preset {config['preset']}"] if config.get("preset") else []
+    told = [*preset, *options(config.get("differences", {})), *origin(config.get("environment", {}))]
+    print("\n" + ", ".join(told))
     print("\n" + table(summary["base"], summary["trained"]))
     side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])
 

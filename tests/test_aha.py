@@ -300,6 +300,32 @@ def test_seeds_are_grouped_and_groups_compared(tmp_path):
     assert [len(runs) for runs in groups.values()] == [4, 1] and "too narrow" in compare.table(groups)
 
 
+def digests(path, **found):
+    content = json.loads((path / "config.json").read_text()) | {"environment": found}
+    (path / "config.json").write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("key", ["task_digest", "model_digest", "changes_digest"])
+def test_what_differs_in_a_digest_is_never_pooled(tmp_path, key):
+    known = {"task_digest": "aa", "model_digest": "bb", "changes_digest": ""}
+    runs = [digests(folder(tmp_path / f"mini{i}", seed=i), **known) for i in range(2)]
+    runs.append(digests(folder(tmp_path / "edited", seed=2), **known | {key: "cc"}))
+    groups = compare.grouped(plots.load_runs(runs))
+    assert [len(members) for members in groups.values()] == [2, 1] and f"{key} cc" in groups
+    unknown = digests(folder(tmp_path / "old", seed=3), **known | {key: None})
+    groups = compare.grouped(plots.load_runs([*runs, unknown]))
+    assert [len(members) for members in groups.values()] == [3, 1]
+
+
+def test_a_second_run_of_a_seed_is_no_second_seed(tmp_path):
+    runs = [folder(tmp_path / name, seed=seed) for name in "ab" for seed in (0,)]
+    runs += [folder(tmp_path / f"{name}1", seed=1) for name in "ab"]
+    groups = compare.grouped(plots.load_runs(runs))
+    assert [[run.name for run in members] for members in groups.values()] == [["a", "a1"], ["b", "b1"]]
+    assert "± 0.0" not in compare.table(compare.grouped(plots.load_runs(runs[:2])))
+
+
 def test_a_comparison_has_the_panels_of_its_task(tmp_path):
     rows = [{"step": 1, "reward": 0.5, "accuracy": 0.5, "tokens": 30, "entropy": 0.1, "decomposes": 0.3}]
     titles = {}

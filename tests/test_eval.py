@@ -155,8 +155,18 @@ def test_other_settings_or_weights_are_refused(tiny, tmp_path, capsys):
     assert run(*argv) == 0
     assert run(*argv, "--seed", 1) == 2 and "--seed changed" in capsys.readouterr().err
     (model / "model.safetensors").touch()
+    assert run(*argv) == 0  # the same weights, copied or fetched anew
+    with open(model / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"@")  # a norm's 1.0 becomes 4.0
     assert run(*argv) == 2 and "the weights changed" in capsys.readouterr().err
     assert run(*argv, "--overwrite") == 0
+    task, argv = tmp_path / "own.py", [*argv[:2], "--out", tmp_path, "--name", "y", *QUICK]
+    task.write_text(LENIENT)
+    argv += ["--task", task, "--task_args", "wording=short"]
+    assert run(*argv) == 0
+    task.write_text(LENIENT.replace("1.0", "0.5"))
+    assert run(*argv) == 2 and "the tasks' code or data changed" in capsys.readouterr().err
     for bad, message in (
         (["--data", "x"], "SET=FILE"),
         (["--data", "gsm8k=x.jsonl"], "gsm8k"),
@@ -250,6 +260,7 @@ def test_jsonl_that_ends_in_an_empty_line_or_holds_a_line_separator(tmp_path, ca
     assert a_run.rows("eval_samples.jsonl") == [old] and a_run.rows("missing.jsonl") == []
     path.rename(tmp_path / "samples.jsonl")
     (tmp_path / "summary.json").write_text(json.dumps({"base": {}, "trained": {}, "steps": 0}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "environment": {}}))
     summary.show(tmp_path)
     assert "base: wrong" in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import runfolder
 import scoring
 import tinyr1
 from problems import Problem
@@ -117,6 +118,14 @@ def test_a_timeout_is_not_swallowed_by_the_tasks_own_except():
 
     (verdict,) = verdicts(stubborn, "a", seconds=0.2)
     assert verdict["verifier_error"] == 1 and "--verdict_seconds" in verdict["error"]
+
+
+def test_no_bare_nan_in_a_json_file(tmp_path):
+    odd = {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": (2.0, float("-inf"))}, "e": "NaN"}
+    runfolder.write_json(tmp_path / "x.json", odd)
+    plain = {"a": None, "b": [1.0, None], "c": {"d": [2.0, None]}, "e": "NaN"}
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == plain
+    assert json.loads(runfolder.to_json(odd), parse_constant=pytest.fail) == plain
 
 
 def test_ctrl_c_is_not_a_failed_verdict():

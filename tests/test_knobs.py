@@ -148,7 +148,7 @@ def test_eval_refuses_knobs_of_training():
 def test_a_preset_for_a_gpu_says_at_once_what_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(knobs, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(tinyr1, "train", lambda cfg: pytest.fail("it trains"))
+    monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: pytest.fail("it trains"))
     for command in ("train", "eval"):
         assert tinyr1.main([command, "0.5b"]) == 2
         error = capsys.readouterr().err
@@ -166,7 +166,7 @@ def test_a_preset_for_a_gpu_says_at_once_what_is_missing(monkeypatch, tmp_path, 
 def test_a_preset_for_a_gpu_runs_where_it_may(monkeypatch, capsys, tiny):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     ran = []
-    monkeypatch.setattr(tinyr1, "train", lambda cfg: ran.append(cfg.device) or {"steps": 1})
+    monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: ran.append(cfg.device) or {"steps": 1})
     assert tinyr1.main(["train", "0.5b", "--device", "cpu"]) == 0
     assert tinyr1.main(["train", "0.5b", "--model", tiny]) == 0  # a small model needs none of it
     assert tinyr1.main(["train", "mini"]) == 0
@@ -181,7 +181,7 @@ def test_a_preset_for_a_gpu_runs_where_it_may(monkeypatch, capsys, tiny):
 
 
 def test_the_miniatures_learning_rate_is_the_miniatures(monkeypatch, capsys, tiny):
-    monkeypatch.setattr(tinyr1, "train", lambda cfg: {"steps": 1})
+    monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: {"steps": 1})
 
     def rate(*argv):
         assert tinyr1.main(["train", *argv]) == 0
