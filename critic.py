@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from runfolder import UserError
+from runtime.runfolder import UserError
 
 
 def gae(reward, value, mask, gamma: float, lam: float):

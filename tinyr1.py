@@ -17,7 +17,7 @@ Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T =
 (N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
 """
 
-import cpu  # isort: skip
+from runtime import cpu  # isort: skip
 
 import collections
 import difflib
@@ -33,12 +33,13 @@ import torch
 from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
 
-import knobs
-import rollout
 import tasks
 from critic import Critic, ImplicitPRM, gae
-from metrics import evaluation, finish, sample_records, summarise
-from models import (
+from engine import rollout
+from engine.policy import states_and_head
+from runtime import config
+from runtime.metrics import evaluation, finish, sample_records, summarise
+from runtime.models import (
     check_policy,
     check_tokenizer,
     load_model,
@@ -49,10 +50,9 @@ from models import (
     recompute_layers,
     stop_ids,
 )
-from policy import states_and_head
-from problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
-from runfolder import HERE, Clock, Interrupt, Run, UserError, check_export, release_locks
-from scoring import CONTROLS, check_some_succeeded, score
+from runtime.problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
+from runtime.runfolder import HERE, Clock, Interrupt, Run, UserError, check_export, release_locks
+from runtime.scoring import CONTROLS, check_some_succeeded, score
 
 # ---------------------------------------------------------------- configuration
 
@@ -221,7 +221,7 @@ def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
     """(config, preset's name or "") of a command line. Errors: UserError."""
     tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": WEIGHTS, "aux": AUX}
     tables |= {"surrogate": SURROGATE, "kl_estimator": KL, "reward_mode": ["task", *CONTROLS]}
-    return knobs.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
+    return config.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
 
 
 # ---------------------------------------------------------------- the objective
@@ -691,7 +691,7 @@ def train(cfg: Config, preset: str = "") -> dict | None:
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
-    print(knobs.describe(cfg, ALGORITHMS))
+    print(config.describe(cfg, ALGORITHMS))
     with clock("load"):
         needs_ref = cfg.kl > 0 or cfg.aux == "prm"
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
@@ -834,8 +834,8 @@ def main(argv: list[str]) -> int:
     try:
         if command == "train":
             cfg, preset = parse(command, rest)
-            knobs.check_gpu(cfg, preset, GPU_GB)
-            if notice := knobs.lr_notice(cfg, PRESETS.get(preset, {}), rest):
+            config.check_gpu(cfg, preset, GPU_GB)
+            if notice := config.lr_notice(cfg, PRESETS.get(preset, {}), rest):
                 print(notice)
             if preset == "mini":
                 print(larger_preset())

@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 
-import cpu
-import rollout
 import tasks
 import tinyr1
-from knobs import Parser
-from models import load_model, peak_gb, pick_attention, pick_device, pick_precision
-from runfolder import UserError, environment
+from engine import rollout
+from runtime import cpu
+from runtime.config import Parser
+from runtime.models import load_model, peak_gb, pick_attention, pick_device, pick_precision
+from runtime.runfolder import UserError, environment
 from tinyr1 import knob
 
 # hidden, layers, heads, key-value heads, intermediate, tied embeddings, vocabulary; config.json of each model

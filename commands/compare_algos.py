@@ -22,9 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import tinyr1
-from knobs import check_gpu
 from plots import algorithms
-from runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
+from runtime.config import check_gpu
+from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
 
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
 # one to two minutes a cell on two cores; two optimizer steps a rollout, or the ratio would always be 1

@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import knobs
 import tasks
 import tinyr1
-from digests import digest, model_files, task_files
-from metrics import evaluation, sample_records
-from models import check_tokenizer, load_model, pick_device, pick_precision
+from engine.rollout import longest_prompt
 from plots.summary import table
-from rollout import longest_prompt
-from runfolder import (
+from runtime import config
+from runtime.digests import digest, model_files, task_files
+from runtime.metrics import evaluation, sample_records
+from runtime.models import check_tokenizer, load_model, pick_device, pick_precision
+from runtime.runfolder import (
     HERE,
     Clock,
     UserError,
@@ -39,7 +39,7 @@ from runfolder import (
     write_atomically,
     write_json,
 )
-from scoring import check_some_succeeded
+from runtime.scoring import check_some_succeeded
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
@@ -77,7 +77,7 @@ def usual_options(cfg: Eval, name: str, task) -> dict:
         return {}
     for preset in tinyr1.PRESETS.values():
         if "model" not in preset and tasks.load(preset.get("task", Config.task)) is task:
-            return knobs.pairs(preset["task_args"])
+            return config.pairs(preset["task_args"])
     return {}
 
 
@@ -96,10 +96,10 @@ def sets(cfg: Eval) -> dict:
         if bad := [option for option in options if "=" not in option]:
             raise UserError(f"--task {spec}: options are written NAME:option=value, not {bad[0]!r}.")
         task, data = tasks.find(name)
-        given = data | knobs.pairs(cfg.task_args if name == own else [])
+        given = data | config.pairs(cfg.task_args if name == own else [])
         file = {"data": files.pop(name), "test": "all"} if name in files else {}
         chosen = usual_options(cfg, name, task)
-        for more in (given, knobs.pairs(options), file):
+        for more in (given, config.pairs(options), file):
             chosen = tasks.join_options(task, chosen, more)
         found[spec] = task, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in chosen.items()])
     if files:
@@ -316,7 +316,7 @@ def main(argv: list[str]) -> int:
     if cfg.rescore:
         rescore(cfg, any(word.split("=")[0] == "--task" for word in argv))
         return 0
-    knobs.check_gpu(cfg, preset, tinyr1.GPU_GB)
+    config.check_gpu(cfg, preset, tinyr1.GPU_GB)
     found, device = sets(cfg), pick_device(cfg.device)
     folder = Folder(cfg, found)  # which knows the precision of what it goes on with
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 
-import knobs
-import rollout
 import tasks
 import tinyr1
 from commands.eval import Eval, load
-from generic import forward, forward_whole
-from models import pick_device, pick_precision, stop_ids
-from policy import position_limit
+from engine import rollout
+from engine.generic import forward, forward_whole
+from engine.policy import position_limit
+from runtime import config
+from runtime.models import pick_device, pick_precision, stop_ids
 
 WIDE = 90  # columns of a terminal from which on the answers stand side by side
 AHEAD = 12  # rows by which one of them may be longer before it waits for the other
@@ -204,7 +204,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--temperature", type=float, help="of the answers (default: the run's; 0: no chance)")
     parser.add_argument("--seed", type=int, help="of draws and answers (default: another one each time)")
     args = parser.parse_args(argv)
-    cfg = Eval(**knobs.run_config(Eval, tinyr1.PRESETS, args.run))
+    cfg = Eval(**config.run_config(Eval, tinyr1.PRESETS, args.run))
     cfg.name = args.run.resolve().name
     cfg.temperature = cfg.temperature if args.temperature is None else args.temperature
     device = pick_device(cfg.device)

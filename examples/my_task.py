@@ -28,7 +28,7 @@ def reward(completion, example):  # every other numeric key becomes a curve
     return {"reward": float(right), "correct": right, **more}
 
 
-def gold(example):  # optional, as is `state`: with them `python -m tasks` knows a right answer
+def gold(example):  # optional, as is `state`: with them `python tinyr1.py tasks` knows a right answer
     return str(example["a"] * example["b"])
 
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 from plots.curves import COLORS, FACTS, GREY, STYLES, NotARun, Run, load_run, number, put_title, save
 from plots.intervals import wilson
 from plots.summary import options
-from tasks import _attempts
+from tasks._text import attempts
 
 # ---------------------------------------------------------------- behaviours of one response
 
@@ -71,8 +71,8 @@ def find_words(text: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def measure(text: str, example: dict, reading, words: dict) -> dict[str, float]:
-    """What a response does; a key that does not apply to it is left out. reading: tasks._attempts.read's,
-    None if it is not Countdown; words: find_words'.
+    """What a response does; a key that does not apply to it is left out. reading: of attempts.read, None
+    if it is not Countdown; words: find_words'.
 
     Of Countdown (`nums` and `target` in the example): attempts, checks, backtracks (attempts left for another
     one), repeats (combinations tried before), equations, wrong_equations, verdicts_right, from_success (the
@@ -85,18 +85,18 @@ def measure(text: str, example: dict, reading, words: dict) -> dict[str, float]:
     if reading:
         target, equations, checks = example["target"], reading.equations, reading.checks
         found |= {"attempts": len(reading.attempts), "checks": len(checks)}
-        found["backtracks"] = sum(_attempts.abandoned(reading, target))
-        found["repeats"] = sum(_attempts.repeats(reading))
+        found["backtracks"] = sum(attempts.abandoned(reading, target))
+        found["repeats"] = sum(attempts.repeats(reading))
         found["verdicts_right"] = sum(check.right for check in checks)
-        if (source := _attempts.source_of_answer(text, reading, target)) and reading.attempts:
+        if (source := attempts.source_of_answer(text, reading, target)) and reading.attempts:
             found["from_success"] = source == "reached"
         reflects = checks or found["backtracks"]
     else:
-        equations = _attempts.equations(text)
+        equations = attempts.equations(text)
         found["steps"] = reflects = sum(not at_once(equation, example) for equation in equations)
     found |= {"equations": len(equations), "wrong_equations": sum(not e.holds for e in equations)}
     found["reflects"] = bool(reflects or found["oat"])
-    found |= {"code": bool(_attempts.CODE.search(text)), "mixed": mixes(text)}
+    found |= {"code": bool(attempts.CODE.search(text)), "mixed": mixes(text)}
     return {key: float(value) for key, value in found.items()}
 
 
@@ -131,7 +131,7 @@ def read_samples(path: Path, field: str = "completion") -> list[dict]:
     for row in read_rows(path, field):
         text = row[field]
         example = row["example"] if isinstance(row.get("example"), dict) else row
-        reading = _attempts.read(text, example) if countdown_like(example) else None
+        reading = attempts.read(text, example) if countdown_like(example) else None
         words = find_words(text)
         rows.append(row | {
             "completion": text, "example": example, "key": problem_key(row), "reading": reading,

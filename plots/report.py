@@ -36,7 +36,7 @@ from plots.curves import (
     so_far,
 )
 from plots.summary import COUNTS, ROWS, options, origin
-from tasks import _attempts
+from tasks._text import attempts
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 CAPTION = "Faint: each step; lines: smoothed; dots: held-out problems with 95 % bootstrap intervals."
@@ -51,14 +51,14 @@ def spans(sample: dict) -> list[int]:
     """[start, end, kind, ...] in UTF-16 units, as JavaScript counts characters."""
     text, reading, found = sample["completion"], sample["reading"], []
     if reading:
-        left = [False, *_attempts.abandoned(reading, sample["example"]["target"])]
-        for attempt, after_another, again in zip(reading.attempts, left, _attempts.repeats(reading)):
+        left = [False, *attempts.abandoned(reading, sample["example"]["target"])]
+        for attempt, after_another, again in zip(reading.attempts, left, attempts.repeats(reading)):
             found.append((attempt.start, attempt.end, AGAIN if again else TURN if after_another else ATTEMPT))
             for check in attempt.checks:
                 found.append((check.start, check.end, REACHED if check.yes else NOT_THERE))
                 if not check.right:
                     found.append((check.start, check.end, WRONG_VERDICT))
-    for equation in reading.equations if reading else _attempts.equations(text):
+    for equation in reading.equations if reading else attempts.equations(text):
         if not reading:
             found.append((equation.start, equation.end, ATTEMPT))
         if not equation.holds:

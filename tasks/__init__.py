@@ -9,7 +9,7 @@ A task is a module (one file in this folder, or any file of your own) with three
 
 and may have more: SETS, names of problem sets that its option `data` takes; FOR_TEMPLATE, options by
 template; REPLACES, {option: the options that cannot stand beside it}; gold(example) -> a right answer,
-state(answer, example) -> a completion that states it (for `python -m tasks NAME` and its --attack);
+state(answer, example) -> a completion that states it (for `python tinyr1.py tasks NAME` and its --attack);
 equivalent(answer, other) -> bool (for a majority vote); parse(text) -> the keys of an example that a problem
 typed by hand sets, TaskError if it is none (for `tinyr1.py play`; the other keys are those of a test
 problem).
@@ -31,7 +31,7 @@ import sys
 from hashlib import blake2b
 from pathlib import Path
 
-from tasks._rows import BadRow, TaskError, json_lines, read_jsonl, read_rows  # noqa: F401  (to be imported)
+from tasks._text.rows import BadRow, TaskError, json_lines, read_jsonl, read_rows  # noqa: F401  (to be imported)
 
 PROTOCOL = ("examples", "question", "reward")
 HELD_OUT = 10  # one problem in so many belongs to the test split

@@ -326,7 +326,7 @@ def _start():
         ) from error
 
 
-# ---------------------------------------------------------------- for `python -m tasks NAME --attack`
+# ---------------------------------------------------------------- for `python tinyr1.py tasks NAME --attack`
 
 
 def gold(example):

@@ -18,8 +18,8 @@ from itertools import combinations, combinations_with_replacement, count, islice
 from math import comb
 
 from tasks import BadRow, TaskError, choose, extract_answer, held_out, read_options, read_rows
-from tasks._arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
-from tasks._attempts import behaviours
+from tasks._text.arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
+from tasks._text.attempts import behaviours
 
 # Rewards of an answer that is (correct, there but wrong, not there).
 REWARDS = {

@@ -16,8 +16,8 @@ from itertools import count, islice
 from itertools import product as pairs_of
 
 from tasks import TAIL, TaskError, choose, extract_answer, held_out, read_options
-from tasks._arithmetic import MAX_LENGTH, evaluate
-from tasks._products import behaviours, plain
+from tasks._text.arithmetic import MAX_LENGTH, evaluate
+from tasks._text.products import behaviours, plain
 
 # Rewards of an answer that is (correct, there but wrong, not there).
 REWARDS = {

@@ -4,8 +4,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: xdist's workers and wha
 import pytest
 import torch
 
-import minibase
-import runfolder
+from minibase import make as minibase
+from runtime import runfolder
 from tasks import read_jsonl
 
 

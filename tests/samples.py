@@ -5,9 +5,9 @@ import copy
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import rollout
 import tinyr1
 from critic import Critic, ImplicitPRM
+from engine import rollout
 from tinyr1 import ALGORITHMS, Config
 
 G, CAP, START = 4, 9, 3  # samples a prompt, cap, length of the prompts

@@ -15,7 +15,7 @@ EXAMPLE = {"nums": [3, 5, 8], "target": 16}
 
 
 def does(text, example=EXAMPLE):
-    reading = aha._attempts.read(text, example) if aha.countdown_like(example) else None
+    reading = aha.attempts.read(text, example) if aha.countdown_like(example) else None
     return aha.measure(text, example, reading, aha.find_words(text))
 
 

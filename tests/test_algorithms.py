@@ -11,9 +11,9 @@ import pytest
 import torch
 from samples import CAP, LENGTH, REWARD, START, G, config, flat, make, make_models, step
 
-import rollout
 import tinyr1
 from critic import Critic, gae, process_return, value_loss
+from engine import rollout
 from tinyr1 import ADVANTAGE, ALGORITHMS, SURROGATE, WEIGHTS, Config, policy_loss
 
 

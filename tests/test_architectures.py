@@ -9,13 +9,11 @@ from torch.nn.utils import parametrize
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, FalconConfig, Phi3Config
 
 import critic
-import decoder
-import models
-import policy
-import rollout
 import tinyr1
 from commands import play
-from runfolder import UserError
+from engine import decoder, policy, rollout
+from runtime import models
+from runtime.runfolder import UserError
 from tinyr1 import token_logp
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7], [11, 12]]

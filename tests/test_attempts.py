@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import _attempts, read_jsonl
+from tasks import read_jsonl
+from tasks._text import attempts
 
 FIXTURE = Path(__file__).parent / "fixtures/labelled_attempts.jsonl"
 OPENING, CLOSING = {"⟦": "attempt", "⟨": "check"}, "⟧⟩"
@@ -40,14 +41,14 @@ CASES = read_jsonl(FIXTURE)
 
 def found_in(text, case):
     """The parser's spans and answer in the form of the labels."""
-    reading = _attempts.read(text, case)
-    again, left = _attempts.repeats(reading), _attempts.abandoned(reading, case["target"])
+    reading = attempts.read(text, case)
+    again, left = attempts.repeats(reading), attempts.abandoned(reading, case["target"])
     spans = []
     for i, a in enumerate(reading.attempts):
         flags = "!" * (not a.holds) + "~" * again[i] + "^" * left[i]
         spans.append(("attempt", a.start, a.end, flags))
         spans += [("check", c.start, c.end, "-+"[c.yes] + "?" * (not c.right)) for c in a.checks]
-    return spans, _attempts.source_of_answer(text, reading, case["target"])
+    return spans, attempts.source_of_answer(text, reading, case["target"])
 
 
 def paired(labels, found):
@@ -129,7 +130,7 @@ def test_parser_agrees_with_hand_labels(kind):
 
 def test_every_span_lies_in_the_text_and_on_what_it_says():
     for text in ("ǰİ 3+5=8, 8*8=64, want 16: no\n", "𝟛 \\(3 \\times 5 = 15\\) no", "3＋5＝8 wrong"):
-        reading = _attempts.read(text, {"nums": [3, 5, 8], "target": 16})
+        reading = attempts.read(text, {"nums": [3, 5, 8], "target": 16})
         (attempt,) = reading.attempts
         assert text[attempt.start] == "3" and text[attempt.end - 1].isdigit()
         (check,) = reading.checks
@@ -137,7 +138,7 @@ def test_every_span_lies_in_the_text_and_on_what_it_says():
 
 
 def equations(text):
-    return [*_attempts._equations(_attempts._plain(text))]
+    return [*attempts._equations(attempts._plain(text))]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def equations(text):
     ],
 )
 def test_combinations_are_equal_up_to_order(one, other, same):
-    forms = [_attempts.combination(equations(text)) for text in (one, other)]
+    forms = [attempts.combination(equations(text)) for text in (one, other)]
     assert (forms[0] == forms[1]) == same
 
 
@@ -170,4 +171,4 @@ def test_combinations_are_equal_up_to_order(one, other, same):
     ],
 )
 def test_code_in_the_thinking_is_told(completion, code):
-    assert _attempts.behaviours(completion, {"nums": [3, 5, 8], "target": 16})["code_share"] == code
+    assert attempts.behaviours(completion, {"nums": [3, 5, 8], "target": 16})["code_share"] == code

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from timing import fastest
 
-from metrics import majority
+from commands.tasks import FIXTURES, completion_of, main
+from runtime.metrics import majority
 from tasks import TaskError, competition_math, read_jsonl, render
-from tasks.__main__ import FIXTURES, completion_of, main
 from tasks._workers import WorkerError, Workers
 
 CASES = json.loads((FIXTURES / "competition_math_answers.json").read_text(encoding="utf-8"))
@@ -483,12 +483,12 @@ def test_the_prompt():
     )
 
 
-# ---------------------------------------------------------------- python -m tasks NAME [--attack]
+# ---------------------------------------------------------------- python tinyr1.py tasks NAME [--attack]
 
 
 def attacked(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["tasks", *arguments, "--attack"])
-    monkeypatch.setattr("tasks.__main__.SLOWEST", 60.0)  # on a busy machine
+    monkeypatch.setattr("commands.tasks.SLOWEST", 60.0)  # on a busy machine
     with pytest.raises(SystemExit) as end:
         main()
     return end.value.code, capsys.readouterr().out

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from timing import fastest
 
+from commands.tasks import completion_of
 from tasks import TaskError, countdown
-from tasks.__main__ import completion_of
 
 ROOT = Path(__file__).parents[1]
 CASES = json.loads((ROOT / "tests/fixtures/countdown_answers.json").read_text(encoding="utf-8"))

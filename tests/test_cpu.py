@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import cpu
 import tinyr1
+from runtime import cpu
 
 HERE = Path(__file__).resolve().parent.parent
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import models
-import runfolder
 import tasks
 import tinyr1
 from commands import eval as command
-from metrics import evaluation, majority, pass_at_k
 from plots import summary
-from runfolder import UserError
+from runtime import models, runfolder
+from runtime.metrics import evaluation, majority, pass_at_k
+from runtime.runfolder import UserError
 
 HERE = Path(__file__).resolve().parent.parent
 QUICK = "--eval_problems 6 --eval_samples 2 --max_new_tokens 8".split()

@@ -10,11 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import runfolder
-import scoring
 import tinyr1
-from problems import Problem
-from scoring import score
+from runtime import runfolder, scoring
+from runtime.problems import Problem
+from runtime.scoring import score
 from tasks import TaskError
 
 QUICK = (

@@ -7,11 +7,11 @@ from dataclasses import fields
 import pytest
 import torch
 
-import knobs
 import tinyr1
 from commands import compare_algos
 from commands.eval import Eval
-from runfolder import UserError
+from runtime import config
+from runtime.runfolder import UserError
 
 
 def parse(*argv, command="train"):
@@ -134,7 +134,7 @@ def test_an_idle_knob_is_refused(idle, cure):
 
 def test_every_idle_knob_is_tested_and_an_algorithms_own_row_is_no_request():
     words = " ".join(idle for idle, _ in IDLE)
-    assert all(f"--{name} " in words for names in knobs.IDLE for name in names.split())
+    assert all(f"--{name} " in words for names in config.IDLE for name in names.split())
     for name in tinyr1.ALGORITHMS:
         parse("mini", "--algo", name)
     parse("mini", "--algo", "dapo", "--drop_dead", "False", "--resample", "0")  # to turn off is no request
@@ -147,7 +147,7 @@ def test_eval_refuses_knobs_of_training():
 
 def test_a_preset_for_a_gpu_says_at_once_what_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(knobs, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(config, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: pytest.fail("it trains"))
     for command in ("train", "eval"):
         assert tinyr1.main([command, "0.5b"]) == 2
@@ -214,9 +214,9 @@ def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
 
 
 def test_what_differs_from_the_algorithms_row_is_named():
-    told = knobs.describe(
+    told = config.describe(
         parse("mini", "--token_budget", "500", "--reward_mode", "random"), tinyr1.ALGORITHMS
     )
     assert "algorithm grpo with kl=0.0 overlong_buffer=128 reward_mode=random | lr 0.0004 cosine" in told
     assert "500 sampled tokens" in told and told.count("\n") == 2
-    assert "algorithm gspo |" in knobs.describe(parse("--algo", "gspo"), tinyr1.ALGORITHMS)
+    assert "algorithm gspo |" in config.describe(parse("--algo", "gspo"), tinyr1.ALGORITHMS)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from samples import small_model
 
-import rollout
 import tinyr1
+from engine import rollout
 from tinyr1 import ADVANTAGE, KL, WEIGHTS, Config, policy_loss, token_logp
 
 MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])

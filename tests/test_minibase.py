@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import minibase
 import tinyr1
-from minibase import Corpus
+from minibase import make as minibase
+from minibase.make import Corpus
 from tasks import countdown, multiplication
 
 HERE = Path(__file__).resolve().parent.parent

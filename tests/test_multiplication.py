@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from timing import fastest
 
-import minibase
+from commands.tasks import completion_of
+from minibase import make as minibase
 from tasks import TaskError, multiplication, render
-from tasks.__main__ import completion_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = json.loads((FIXTURES / "multiplication_answers.json").read_text(encoding="utf-8"))

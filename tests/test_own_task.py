@@ -1,4 +1,4 @@
-"""A task of one's own: the example, what `python -m tasks FILE` shows, and what training says of it."""
+"""A task of one's own: the example, what `tinyr1.py tasks FILE` shows, and what training says of it."""
 
 import re
 from itertools import islice
@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_train import QUICK
 
-import models
 import tasks
 import tinyr1
-from tasks.__main__ import main
+from commands.tasks import main
+from runtime import models
 
 HERE = Path(__file__).resolve().parent.parent
 EXAMPLE = HERE / "examples" / "my_task.py"
@@ -49,7 +49,7 @@ def test_the_miniature_can_be_trained_on_the_example():
     assert 0.05 < metrics["accuracy"] < 0.3 and metrics["no_answer_share"] < 0.1
 
 
-# ---------------------------------------------------------------- python -m tasks FILE
+# ---------------------------------------------------------------- python tinyr1.py tasks FILE
 
 HEAD = """
 import itertools
@@ -84,7 +84,7 @@ def own(tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """What `python -m tasks` prints, and its exit code: 0, 1 or a message."""
+    """What `python tinyr1.py tasks` prints, and its exit code: 0, 1 or a message."""
 
     def run(*argv):
         monkeypatch.setattr("sys.argv", ["tasks", *argv])

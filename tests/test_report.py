@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from test_plots import CONFIG, run_rows
 
-import runfolder
 import tinyr1
 from plots import report
+from runtime import runfolder
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
@@ -146,7 +146,7 @@ def test_spans_count_as_javascript_does():
 
 def made(text):
     example = {"nums": [3, 5, 8], "target": 16}
-    reading = report.aha._attempts.read(text, example)
+    reading = report.aha.attempts.read(text, example)
     words = report.aha.find_words(text)
     does = report.aha.measure(text, example, reading, words)
     found = {"completion": text, "example": example, "reading": reading, "words": words, "does": does}

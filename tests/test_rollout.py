@@ -11,8 +11,8 @@ from transformers import (
     Qwen3Config,
 )
 
-import rollout
-from decoder import FAST, Decoder, fast_path
+from engine import rollout
+from engine.decoder import FAST, Decoder, fast_path
 from tinyr1 import token_logp
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7], [11, 12]]

@@ -19,9 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import digests
-import runfolder
 import tinyr1
+from runtime import digests, runfolder
 
 INCONSISTENT = {"eos_token_id": 0, "do_sample": False, "temperature": 0.9}  # Vicuna's and Llama-2-chat's was
 SAME = """

@@ -332,7 +332,7 @@ def test_rows_of_the_hub(monkeypatch):
 
 
 def test_the_command_shows_every_answer_of_the_fixture(capsys, monkeypatch):
-    from tasks.__main__ import FIXTURES, main
+    from commands.tasks import FIXTURES, main
 
     monkeypatch.setattr("sys.argv", ["tasks", "countdown", "wording=short", "-n", "2"])
     main()

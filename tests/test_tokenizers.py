@@ -10,11 +10,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, LlamaTokenizerFast, PreTrainedTokenizerFast
 
-import models
-import rollout
 import tasks
 import tinyr1
-from runfolder import UserError
+from engine import rollout
+from runtime import models
+from runtime.runfolder import UserError
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

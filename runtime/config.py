@@ -12,8 +12,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import HfArgumentParser
 
 import tasks
-from models import MADE_HERE
-from runfolder import UserError
+from runtime.models import MADE_HERE
+from runtime.runfolder import UserError
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -3,7 +3,7 @@
 import torch
 from transformers import Cache
 
-from policy import states_and_head
+from engine.policy import states_and_head
 
 CACHES = ("past_key_values", "cache_params")  # what a model calls its cache
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import islice
 
 from tasks import TAIL, extract_answer
-from tasks._arithmetic import TYPOGRAPHIC, evaluate, read_equation
+from tasks._text.arithmetic import TYPOGRAPHIC, evaluate, read_equation
 
 MAX_READ, MAX_EQUATIONS = 12_000, 200  # characters of the thinking, and equations in it, that are read
 REACH = 120  # characters behind an equation in which a verdict on it may stand
@@ -61,7 +61,7 @@ CODE = re.compile(
 
 @dataclass(slots=True)
 class Equation:
-    """Characters start..end of the response; operations as in tasks._arithmetic.evaluate."""
+    """Characters start..end of the response; operations as in tasks._text.arithmetic.evaluate."""
 
     start: int
     end: int

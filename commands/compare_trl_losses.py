@@ -1,6 +1,6 @@
 """Loss and gradient of the rows that TRL has as well, beside the installed TRL's, on the same samples.
 
-    pip install trl; python tests/compare_trl_losses.py
+    pip install trl; python tinyr1.py compare_trl_losses
 
 TRL's own loss function runs on our batch: log-probabilities of the policy from a plain log-softmax, old and
 reference ones and the advantages from us. TRL's RLOO clips the ratio of whole responses, ours that of tokens,
@@ -10,13 +10,11 @@ so the two are compared where the ratio is 1 and by their gradient. Where TRL is
 import collections
 import copy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+import torch
 
-import torch  # noqa: E402
-from samples import CAP, START, make, make_models, step  # noqa: E402
+from tests.samples import CAP, START, make, make_models, step
 
 try:
     import trl
@@ -69,7 +67,7 @@ def trl_loss(name, model, batch):
     return loss.item()
 
 
-def main() -> int:
+def main(argv=None) -> int:
     models, worst = make_models(), 0.0
     print(f"TRL {trl.__version__}, torch {torch.__version__}, float64\n{'row':8}{'loss':>12}{'gradient':>12}")
     for name in ROWS:
@@ -86,7 +84,3 @@ def main() -> int:
         print(f"{name:8}{'-' if name == 'rloo' else f'{off:.1e}':>12}{far:>12.1e}")
     print("equal to 1e-6" if worst < 1e-6 else "DIFFERENT")
     return int(worst >= 1e-6)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from decoder import Decoder, fast_path
-from generic import decode_generic
-from policy import evaluating, own_logp, position_limit, random_ids, rounding
+from engine.decoder import Decoder, fast_path
+from engine.generic import decode_generic
+from engine.policy import evaluating, own_logp, position_limit, random_ids, rounding
 
 BLOCK = 16  # attention reads the cache up to a multiple of it: few distinct shapes
 SHRINK = 0.75  # slots are moved together when fewer than this share is busy

@@ -21,7 +21,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from digests import HERE, digest, model_files, model_folder, task_files
+from runtime.digests import HERE, digest, model_files, model_folder, task_files
 from tasks import read_jsonl
 
 try:

@@ -1,9 +1,9 @@
 """Make the miniature base model: a 1.1 M parameter Qwen2 that has read about Countdown and multiplication,
 and nothing else.
 
-    python minibase.py --out runs/base --tokens 20e6               the model that ships with the repository
-    python minibase.py --out runs/base-guess --search_share 0      a base that only ever saw guessing
-    python minibase.py --out runs/x --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6    from another
+    python tinyr1.py make-base --out runs/base --tokens 20e6         the model that ships with the repository
+    python tinyr1.py make-base --out runs/guess --search_share 0      a base that only ever saw guessing
+    python tinyr1.py make-base --out runs/x --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6
 
 Reinforcement learning can amplify only what the base already does now and then (2503.01307, 2503.20783).
 Here that is an experiment and not an opinion, because the corpus is generated and its behaviours have
@@ -25,7 +25,7 @@ the partial products too. What is stated at once is noisy: 23*47 nearly always (
 time (partial_noise), 20*40 never. No document holds a problem of the test split (`tasks.held_out`).
 """
 
-import cpu  # isort: skip
+from runtime import cpu  # isort: skip
 
 import argparse
 import itertools
@@ -42,9 +42,9 @@ from tokenizers import AddedToken, pre_tokenizers
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from models import load_model, pick_precision
-from rollout import generate
-from runfolder import environment
+from engine.rollout import generate
+from runtime.models import load_model, pick_precision
+from runtime.runfolder import environment
 from tasks import countdown, held_out, multiplication
 
 LARGEST = 150  # numbers up to this one are single tokens, larger ones are spelled digit by digit
@@ -395,9 +395,12 @@ def longest_search(corpus: Corpus, tokenizer, seed: int, count: int = 100_000) -
     return {"attempts": attempts, "tokens": tokens, "among_documents": count}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="tinyr1.py make-base",
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model to (Hugging Face format)"
@@ -414,7 +417,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     for f in fields(Corpus):
         parser.add_argument(f"--{f.name}", type=f.type, default=f.default, help=f.metadata["help"])
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     corpus = Corpus(**{f.name: getattr(args, f.name) for f in fields(Corpus)})
     shares = {f.name: getattr(args, f.name) for f in fields(Corpus) if f.type in (float, "float")}
     if wrong := [name for name, share in shares.items() if not 0 <= share <= 1]:
@@ -437,7 +440,7 @@ def main() -> None:
     model.to(torch.float16).save_pretrained(args.out)  # half the size in the repository; loaded as fp32
     tokenizer.save_pretrained(args.out)
     record = {
-        "command": "python minibase.py " + " ".join(sys.argv[1:]),
+        "command": "python tinyr1.py make-base " + " ".join(argv),
         "seed": args.seed, "corpus": asdict(corpus),
         "longest_search": longest_search(corpus, tokenizer, args.seed),
         "training": training | {"precision": precision, "parameters": model.num_parameters()},
@@ -446,7 +449,4 @@ def main() -> None:
     }  # fmt: skip
     (args.out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,6 +1,6 @@
 """A whole GRPO step of 16 prompts x 16 samples on the miniature: TRL's GRPOTrainer against ours.
 
-    python tests/compare_trl.py --steps 5            skips with a line where TRL 1.16 is not installed
+    python tinyr1.py compare_trl --steps 5            skips with a line where TRL 1.16 is not installed
 
 TRL wants an environment of its own: python -m venv DIR && DIR/bin/pip install -r requirements.txt trl==1.16.*
 
@@ -12,18 +12,15 @@ is the same; ours leaves rows whose advantage is 0 out of the forward and backwa
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from itertools import islice
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
-import cpu
 import tinyr1
-from models import load_model, pick_attention, pick_precision
+from runtime import cpu
+from runtime.models import load_model, pick_attention, pick_precision
 from tasks import countdown
 
 LR = 1e-7
@@ -110,7 +107,7 @@ def run_trl(trl, transformers, ours, batches, micro, cap):
     return rows
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -119,7 +116,7 @@ def main():
     parser.add_argument("--group", type=int, default=16)
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--micro", type=int, default=64, help="samples of TRL's micro-batch")
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
     try:
         import transformers
         import trl
@@ -145,7 +142,3 @@ def main():
         medians[name] = [statistics.median(row[column] for row in side[1:]) for column in columns]
         ratio = next(iter(medians.values()))[0] / medians[name][0]
         print(f"{name:24}" + "".join(f"{value:9.3f}" for value in medians[name]) + f"   {ratio:.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models import peak_gb
 from plots.intervals import wilson
 from plots.summary import show
-from runfolder import HERE, write_json
+from runtime.models import peak_gb
+from runtime.runfolder import HERE, write_json
 from tasks import find_answer
 
 NO_CURVE = {
@@ -131,7 +131,7 @@ def remarks(rows: list[dict]) -> list[str]:
     if steps and all(row["dead_groups"] == 1 for row in steps):
         found.append(
             "in no step did the samples of a group differ in reward, so nothing was learned: check reward() "
-            "with `python -m tasks FILE`, or choose easier problems or a stronger model"
+            "with `python tinyr1.py tasks FILE`, or choose easier problems or a stronger model"
         )
     elif steps and not any(row["accuracy"] for row in steps):
         found.append("no training sample was ever right")

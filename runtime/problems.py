@@ -8,9 +8,9 @@ import traceback
 from dataclasses import dataclass
 
 import tasks
-from models import prompt_ids
-from runfolder import UserError
-from scoring import name_of
+from runtime.models import prompt_ids
+from runtime.runfolder import UserError
+from runtime.scoring import name_of
 from tasks import TaskError
 
 # Overlong prompts in a row after which there is no hope for another one.

@@ -219,5 +219,5 @@ def check_some_succeeded(task, verdicts: list[dict]) -> None:
     if failed and len(failed) == len(verdicts):
         raise TaskError(
             f"Every one of {len(failed)} verdicts of the task {name_of(task)} failed, the first with "
-            f"{failed[0]}. Mend reward(); `python -m tasks FILE` tries it on answers."
+            f"{failed[0]}. Mend reward(); `python tinyr1.py tasks FILE` tries it on answers."
         )

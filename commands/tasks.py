@@ -1,10 +1,10 @@
 """What somebody who edits a task wants to see: examples, the prompt, and what good and bad answers earn.
 
-python -m tasks countdown                                      problems as the options' defaults give them
-python -m tasks countdown numbers=4 high=99 reward=simplerl    with options of the task
-python -m tasks ./my_task.py --template r1                     a task of your own, in another template
-python -m tasks competition_math --attack                      tries hostile answers and mutated gold ones:
-                                                               fails on a verdict that is wrong or slow
+python tinyr1.py tasks countdown                                   problems as the options' defaults give them
+python tinyr1.py tasks countdown numbers=4 high=99 reward=simplerl  with options of the task
+python tinyr1.py tasks ./my_task.py --template r1                   a task of your own, in another template
+python tinyr1.py tasks competition_math --attack                    tries hostile and mutated gold answers:
+                                                                    fails on a wrong or slow verdict
 
 A task's fixture is tests/fixtures/NAME_answers.json: completions with their verdicts; beside it there may be
 NAME_pairs.json: gold answers with answers to accept and to refuse.
@@ -223,9 +223,11 @@ def attack(task, name, options):
     return len(wrong)
 
 
-def main():
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tasks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python tinyr1.py tasks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("task", help="a task's name, or the path of a task file")
     parser.add_argument("options", nargs="*", metavar="key=value", help="options of the task")
@@ -234,18 +236,19 @@ def main():
     parser.add_argument(
         "--attack", action="store_true", help="try every hostile answer; fail on a wrong verdict"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if bad := [option for option in args.options if "=" not in option]:
         parser.error(f"options are written key=value, not {bad[0]!r}")
     try:
         task, name = load(args.task), Path(args.task).stem
         options = dict(option.split("=", 1) for option in args.options)
         if args.attack:
-            sys.exit(min(1, attack(task, name, options)))
+            return min(1, attack(task, name, options))
         show(task, name, options, args.template, args.n)
+        return 0
     except TaskError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # python -m tasks NAME | head
+    except BrokenPipeError:  # python tinyr1.py tasks NAME | head
         sys.exit(1)
     except Exception as error:  # the task's own mistake
         frames = traceback.extract_tb(error.__traceback__)
@@ -255,7 +258,3 @@ def main():
             f"error: the task {args.task} fails in {where.name}, line {where.lineno} of {where.filename}: "
             f"{type(error).__name__}: {error}"
         )
-
-
-if __name__ == "__main__":
-    main()

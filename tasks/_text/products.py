@@ -3,8 +3,8 @@
 import re
 from itertools import combinations, islice, permutations, product
 
-from tasks._arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
-from tasks._attempts import read_thinking
+from tasks._text.arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
+from tasks._text.attempts import read_thinking
 
 MAX_RUNS, MAX_PRODUCTS = 100, 64  # of the thinking that are read
 MAX_PARTS = 6  # of a factor, of which sums are tried

@@ -1,0 +1,3 @@
+"""Make a miniature base model: minibase/make.py."""
+
+from minibase.make import main  # noqa: F401
