@@ -125,7 +125,7 @@ def check_policy(model, source: str, token_logp) -> None:
         roll = rollout.Rollout(random_ids(model, 2, 11), prompt_len, length, unknown, length > 0)
         expected, spread = own_logp(model, roll)
         with torch.enable_grad():
-            logp = token_logp(model, roll.ids, roll.mask, 1.0)[0].detach()
+            logp = token_logp(roll.ids, roll.mask)[0].detach()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's own code raises on inputs that it does not take
