@@ -70,7 +70,7 @@ class Aux:
 
     def __init__(self, module: nn.Module, cfg):
         self.cfg = cfg
-        self.learner = Learner(module.eval(), cfg.aux_lr or cfg.lr, cfg.weight_decay, cfg.grad_clip)
+        self.learner = Learner(module.eval(), cfg.critic_lr or cfg.lr, cfg.weight_decay, cfg.grad_clip)
         self.learners = (self.learner,)
 
     def state_dict(self) -> dict:

@@ -86,8 +86,8 @@ class Config:
     adv: str = knob("zscore", "advantage, from the rewards of a group (loo: leave-one-out) or of each token")
     whiten: bool = knob(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
     gamma: float = knob(1.0, "discount a token of return, gae and PRIME's process rewards")
-    lam: float = knob(1.0, "lambda of gae")
-    weight: str = knob("sequence", "how tokens are weighed in the loss")
+    gae_lambda: float = knob(1.0, "lambda of gae")
+    loss_norm: str = knob("sequence", "how tokens are weighed in the loss")
     surrogate: str = knob("clip", "clip: PPO's; cispo: the clipped ratio weighs log pi")
     ratio: str = knob("token", "importance ratio of a token, or of the sequence", ["token", "sequence"])
     clip_low: float = knob(0.2, "the ratio is clipped at 1 - clip_low")
@@ -100,13 +100,15 @@ class Config:
     entropy: float = knob(0.0, "coefficient of the entropy bonus")
     epochs: int = knob(1, "passes over the samples of a step")
     minibatches: int = knob(1, "optimizer steps a pass")
-    is_cap: float = knob(
+    tis_cap: float = knob(
         0.0, "weigh tokens by min(trainer's / engine's probability, is_cap); 0 for no such correction"
     )
-    drop_dead: bool = knob(False, "leave groups whose task rewards are all equal out of the batch's means")
-    band_low: float = knob(0.0, "leave groups out whose share of right answers is smaller")
-    band_high: float = knob(1.0, "leave groups out whose share of right answers is larger")
-    resample: int = knob(0, "most extra draws of new prompts in the place of the groups left out")
+    filter_groups: bool = knob(
+        False, "leave groups whose task rewards are all equal out of the batch's means"
+    )
+    min_pass_rate: float = knob(0.0, "leave groups out whose share of right answers is smaller")
+    max_pass_rate: float = knob(1.0, "leave groups out whose share of right answers is larger")
+    max_resamples: int = knob(0, "most extra draws of new prompts in the place of the groups left out")
     mask_truncated: bool = knob(
         False, "leave the tokens of responses that were cut at the cap out of the loss"
     )
@@ -116,8 +118,8 @@ class Config:
                        ["copy", "head"])  # fmt: skip
     value_clip: float = knob(0.2, "a value moves at most so far from the old one in its loss; 0: no bound")
     prm_beta: float = knob(0.05, "process reward = prm_beta * log(PRM / reference)")
-    aux_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
-    aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
+    critic_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
+    critic_warmup: int = knob(0, "steps at the start in which that model learns alone")
     rewards: str = knob("task", "components that add up, such as task,format:0.2,overlong: tasks/rewards.py")
     verdict_seconds: float = knob(60.0, "a verdict that takes longer counts as failed")
     # optimization
@@ -163,21 +165,21 @@ class Config:
 # through the estimator: on samples of the policy k2 gives on average that of KL(pi || ref), k3 that of
 # KL(ref || pi), k1 none. In the reward it is k1 that gives the gradient of KL(pi || ref).
 ALGORITHMS = {
-    "grpo": dict(adv="zscore", weight="sequence", kl=0.04, kl_estimator="k3"),  # 2402.03300, eq. 3, 4, 21
-    "drgrpo": dict(adv="centred", weight="constant", kl=0.0),  # 2503.20783
-    "dapo": dict(adv="zscore", weight="token", kl=0.0, clip_low=0.2, clip_high=0.28, drop_dead=True,
-                 resample=8, rewards="task,overlong"),  # 2503.14476, eq. 8, 11, 13
-    "rloo": dict(adv="loo", weight="sum", kl=0.03, kl_estimator="k1", kl_in="reward"),  # 2402.14740
-    "reinforce++": dict(adv="return", whiten=True, weight="token", kl=0.01, kl_estimator="k1",
+    "grpo": dict(adv="zscore", loss_norm="sequence", kl=0.04, kl_estimator="k3"),  # 2402.03300, eq. 3, 4, 21
+    "drgrpo": dict(adv="centred", loss_norm="constant", kl=0.0),  # 2503.20783
+    "dapo": dict(adv="zscore", loss_norm="token", kl=0.0, clip_low=0.2, clip_high=0.28, filter_groups=True,
+                 max_resamples=8, rewards="task,overlong"),  # 2503.14476, eq. 8, 11, 13
+    "rloo": dict(adv="loo", loss_norm="sum", kl=0.03, kl_estimator="k1", kl_in="reward"),  # 2402.14740
+    "reinforce++": dict(adv="return", whiten=True, loss_norm="token", kl=0.01, kl_estimator="k1",
                         kl_in="reward"),  # 2501.03262
-    "gspo": dict(adv="zscore", weight="sequence", kl=0.0, ratio="sequence", clip_low=3e-4,
+    "gspo": dict(adv="zscore", loss_norm="sequence", kl=0.0, ratio="sequence", clip_low=3e-4,
                  clip_high=4e-4),  # 2507.18071
-    "cispo": dict(adv="zscore", weight="token", kl=0.0, surrogate="cispo", clip_low=1.0,
+    "cispo": dict(adv="zscore", loss_norm="token", kl=0.0, surrogate="cispo", clip_low=1.0,
                   clip_high=4.0),  # 2506.13585: no lower bound; the upper one is that of 2510.13786
-    "ppo": dict(adv="gae", whiten=True, weight="token", kl=0.001, kl_estimator="k1", kl_in="reward",
+    "ppo": dict(adv="gae", whiten=True, loss_norm="token", kl=0.001, kl_estimator="k1", kl_in="reward",
                 aux="critic"),  # 1707.06347, 1506.02438; gamma = lam = 1 and the KL as in TinyZero
-    "prime": dict(adv="loo", weight="token", kl=0.0, aux="prm", band_low=0.2, band_high=0.8,
-                  resample=3),  # 2502.01456
+    "prime": dict(adv="loo", loss_norm="token", kl=0.0, aux="prm", min_pass_rate=0.2, max_pass_rate=0.8,
+                  max_resamples=3),  # 2502.01456
 }  # fmt: skip
 
 # TinyZero's figures for Countdown (its train_tiny_zero scripts); the group of 5 is its GRPO setting
@@ -185,7 +187,7 @@ TINYZERO = dict(
     task_args=["data=Jiayi-Pan/Countdown-Tasks-3to4", "wording=tinyzero", "reward=tinyzero"],
     template="tinyzero", prompts=256, group=5, minibatches=2, max_new_tokens=1024, lr=1e-6, warmup=0,
     kl=0.001, steps=200, eval_problems=512, eval_samples=1, probe_every=20, save_every=20, micro_tokens=16384,
-    gradient_checkpointing=True, aux_lr=1e-5,
+    gradient_checkpointing=True, critic_lr=1e-5,
 )  # fmt: skip
 MINI = dict(
     task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
@@ -194,7 +196,7 @@ MINI = dict(
 PRESETS = {
     "mini": MINI,
     # models.MADE_HERE makes its base. A mean over sequences would spare code: 1/232 a token, a guess's 1/24
-    "mini-dip": dict(MINI, model="runs/dip-base", weight="token"),
+    "mini-dip": dict(MINI, model="runs/dip-base", loss_norm="token"),
     "mini-multiply": dict(
         task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"], kl=0.0, lr=4e-4,
         steps=60, schedule="cosine", max_new_tokens=160, rewards="task,overlong", overlong_buffer=32,
@@ -222,7 +224,7 @@ GPU_GB = {
 
 def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
     """(config, preset's name or "") of a command line. Errors: UserError."""
-    tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": LOSS_NORM, "aux": AUX}
+    tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "loss_norm": LOSS_NORM, "aux": AUX}
     tables |= {"surrogate": SURROGATE, "kl_estimator": KL}
     return config.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
 
@@ -491,8 +493,8 @@ def dead_groups(records: list[dict], G: int) -> np.ndarray:
 def passes_filters(records: list[dict], cfg) -> np.ndarray:
     """(B,) bool, the groups that train: DAPO, 2503.14476, eq. 11; PRIME, 2502.01456."""
     pass_rate = np.array([is_correct(r) for r in records]).reshape(-1, cfg.group).mean(1)
-    keep = (cfg.band_low <= pass_rate) & (pass_rate <= cfg.band_high)
-    return keep & ~dead_groups(records, cfg.group) if cfg.drop_dead else keep
+    keep = (cfg.min_pass_rate <= pass_rate) & (pass_rate <= cfg.max_pass_rate)
+    return keep & ~dead_groups(records, cfg.group) if cfg.filter_groups else keep
 
 
 def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
@@ -501,7 +503,7 @@ def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
     """
     parts: list[Samples] = []
     missing = cfg.prompts
-    for attempt in range(1 + cfg.resample):
+    for attempt in range(1 + cfg.max_resamples):
         problems = list(itertools.islice(loop.data, missing))
         with loop.clock("sample"):
             seed = (cfg.seed << 32) + (attempt << 24) + loop.state.step
@@ -576,7 +578,7 @@ def compute_advantages(batch: Batch, cfg) -> None:
         token_rewards = zeros.scatter(1, (batch.total_length - 2)[:, None], rewards.view(-1, 1))
         token_rewards = token_rewards - (0.0 if penalty is None else penalty)
         values = zeros if cfg.adv == "return" else batch.values
-        lam = 1.0 if cfg.adv == "return" else cfg.lam
+        lam = 1.0 if cfg.adv == "return" else cfg.gae_lambda
         advantages = gae(token_rewards, values, batch.loss_mask, cfg.gamma, lam)
         batch.returns = advantages + values
     advantages = advantages.masked_fill(~batch.loss_mask, 0.0)
@@ -609,8 +611,8 @@ def backward(policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg) -
         old = batch.old_logprobs[where] if batch.old_logprobs is not None else logprobs.detach()
         advantages = batch.advantages[where]
         # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
-        if cfg.is_cap:
-            advantages = advantages * torch.exp(old - sampler).clamp(max=cfg.is_cap)
+        if cfg.tis_cap:
+            advantages = advantages * torch.exp(old - sampler).clamp(max=cfg.tis_cap)
         reference = batch.ref_logprobs[where] if batch.kl_coef and cfg.kl_in == "loss" else None
         bonus = entropy if cfg.entropy else None
         loss, per_token = policy_loss(
@@ -636,10 +638,10 @@ def update(learner: Learner, batch: Batch, cfg) -> dict:
     policy.eval()
     every_row = cfg.entropy or (batch.kl_coef and cfg.kl_in == "loss")
     sums, tokens, norms, losses = collections.Counter(), 0, [], []
-    for rows in batch.minibatches() if batch.step >= cfg.aux_warmup else ():
+    for rows in batch.minibatches() if batch.step >= cfg.critic_warmup else ():
         weights = torch.zeros_like(batch.rollout.logp)  # (N,T)
         mask = batch.loss_mask[rows].to(weights.dtype)
-        weights[rows] = LOSS_NORM[cfg.weight](mask, cfg.max_new_tokens)
+        weights[rows] = LOSS_NORM[cfg.loss_norm](mask, cfg.max_new_tokens)
         live = rows if every_row else rows[(batch.advantages[rows] != 0).any(1)]
         loss, part, count = backward(policy, batch, live, weights, cfg)
         sums.update(part)
@@ -666,7 +668,7 @@ def describe_samples(samples: Samples, cfg) -> dict:
     }
     if len(samples.components) > 1:
         metrics |= {f"reward/{name}": float(part.mean()) for name, part in samples.components.items()}
-    return metrics | ({"resampled": len(samples.problems) - cfg.prompts} if cfg.resample else {})
+    return metrics | ({"resampled": len(samples.problems) - cfg.prompts} if cfg.max_resamples else {})
 
 
 def steer_kl(state: State, cfg, metrics: dict) -> dict:

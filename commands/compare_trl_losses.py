@@ -32,7 +32,9 @@ ROWS = {  # our row -> TRL's settings
     "cispo": dict(loss_type="cispo", epsilon_high=1.15),
     "rloo": dict(),
 }
-OWN = dict(drop_dead=False, resample=0, rewards="task")  # TRL has no dynamic sampling inside its loss
+OWN = dict(
+    filter_groups=False, max_resamples=0, rewards="task"
+)  # TRL has no dynamic sampling inside its loss
 
 
 def log_probs(model, ids, mask, logits_to_keep, **_):

@@ -28,6 +28,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from plots.old_names import current_names
 from plots.summary import options
 
 # ---------------------------------------------------------------- a run folder
@@ -66,7 +67,7 @@ def load_run(path: str | Path) -> Run:
     path = Path(path).resolve()
     try:
         config = json.loads((path / "config.json").read_text())
-        knobs, environment = dict(config["config"]), config.get("environment", {})
+        knobs, environment = current_names(config["config"]), config.get("environment", {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotARun(
             f"{path} is not a run folder: its config.json cannot be read ({type(error).__name__}: {error}). "
@@ -83,7 +84,8 @@ def load_run(path: str | Path) -> Run:
             pass  # empty, or half-written by a run in progress
     rows = [rows[step] for step in sorted(rows)]
     base = add_growth(rows)
-    summary, differences = read_dict(path / "summary.json"), dict(config.get("differences") or {})
+    summary = read_dict(path / "summary.json")
+    differences = current_names(config.get("differences") or {})
     preset = str(config.get("preset") or "")
     return Run(path.name, path, knobs, environment, summary, rows, base, preset, differences)
 
@@ -109,8 +111,7 @@ def load_runs(paths: list) -> list[Run]:
 
 def control(run: Run) -> str:
     """What to call a control run, whose reward is not the task's; "" for any other."""
-    # reward_mode: of runs before --rewards
-    rewards = run.config.get("reward_mode") or run.config.get("rewards") or "task"
+    rewards = run.config.get("rewards") or "task"
     return "" if "task" in rewards else f"control: {rewards} reward"
 
 
@@ -285,7 +286,7 @@ def title_of(runs: list[Run], shared: set[str]) -> str:
     presets = {run.preset for run in runs}
     shown += [f"preset {preset}" for preset in presets if preset and len(presets) == 1]
     common = {key: value for key, value in runs[0].differences.items() if key in shared}
-    shown += options(common, hidden=(*FACTS, "reward_mode"))
+    shown += options(common, hidden=(*FACTS, "rewards"))
     shown += [control(run) for run in runs if len(runs) == 1 and control(run)]
     return " · ".join(shown) or "training"
 
@@ -293,7 +294,7 @@ def title_of(runs: list[Run], shared: set[str]) -> str:
 def own_name(run: Run, shared: set[str]) -> str:
     """Its name, and the options of its own that the name does not tell."""
     own = {key: v for key, v in run.differences.items() if key not in shared and key not in run.name}
-    return ": ".join(filter(None, [run.name, ", ".join(options(own, hidden=("reward_mode",)))]))
+    return ": ".join(filter(None, [run.name, ", ".join(options(own, hidden=("rewards",)))]))
 
 
 def color(i: int) -> str:

@@ -12,6 +12,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import HfArgumentParser
 
 import tasks
+from plots.old_names import OLD_NAMES, current_names
 from runtime.models import MADE_HERE
 from runtime.runfolder import UserError
 from tasks import rewards
@@ -54,6 +55,7 @@ def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, a
     that it takes. --help shows the values that a run with these arguments would get. Errors: UserError.
     """
     parser = make_parser(Config, presets, tables, command)
+    refuse_old_names(argv)
     args, unknown = parser.parse_known_args(argv)
     typed = vars(args)  # the knobs given by hand, and no others
     asks_help, name = typed.pop("help", False), typed.pop("preset", None)
@@ -112,6 +114,13 @@ def defaults_of(Config, algorithms: dict, preset: dict, run: str | None, typed: 
     else:
         settings = defaults | algorithms[own] | preset
     return settings
+
+
+def refuse_old_names(argv: list[str]) -> None:
+    for word in argv:
+        old = word.split("=")[0].removeprefix("--")
+        if word.startswith("--") and old in OLD_NAMES:
+            raise UserError(f"--{old} has another name now: write --{OLD_NAMES[old]}.")
 
 
 def refuse_unknown(parser: Parser, word: str, command: str) -> None:
@@ -224,7 +233,8 @@ def run_config(Config, presets: dict, folder: Path) -> dict:
         raise UserError(f"There is no run folder {folder}.{hint}")
     try:
         saved = json.loads((folder / "config.json").read_text())
-        knobs = {f.name: saved["config"].get(f.name, default(f)) for f in fields(Config)}
+        settings = current_names(saved["config"])
+        knobs = {f.name: settings.get(f.name, default(f)) for f in fields(Config)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder} is no run folder: its config.json cannot be read ({type(error).__name__}: {error})."
@@ -259,10 +269,12 @@ RANGES = {  # knob -> smallest and largest value; what is not here has its own c
     **dict.fromkeys("prompts group max_new_tokens epochs minibatches steps micro_tokens".split(), (1, 10**9)),
     **dict.fromkeys("eval_problems eval_samples save_every bad_steps overlong_buffer".split(), (1, 10**9)),
     **dict.fromkeys("warmup probe_every probe_problems keep_samples kl".split(), (0, 10**9)),
-    **dict.fromkeys("weight_decay is_cap clip_dual kl_target entropy value_clip aux_lr".split(), (0, 10**9)),
-    **dict.fromkeys("aux_warmup token_budget".split(), (0, 10**15)),
+    **dict.fromkeys("weight_decay tis_cap clip_dual kl_target entropy value_clip".split(), (0, 10**9)),
+    "critic_lr": (0, 10**9),
+    **dict.fromkeys("critic_warmup token_budget".split(), (0, 10**15)),
     **dict.fromkeys("lr grad_clip top_p prm_beta".split(), (1e-12, 10**9)),
-    **dict.fromkeys("gamma lam band_low band_high".split(), (0, 1)), "resample": (0, 127),
+    **dict.fromkeys("gamma gae_lambda min_pass_rate max_pass_rate".split(), (0, 1)),
+    "max_resamples": (0, 127),
     "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
 }  # fmt: skip
 
@@ -272,24 +284,27 @@ def on_policy(cfg) -> bool:
     return cfg.epochs * cfg.minibatches == 1
 
 
-ZERO_IS_A_VALUE = {"clip_low", "clip_high", "gamma", "lam"}  # of the other knobs 0 asks for nothing
+ZERO_IS_A_VALUE = {"clip_low", "clip_high", "gamma", "gae_lambda"}  # of the other knobs 0 asks for nothing
 OFF_POLICY = "more than one optimizer step per rollout: --epochs or --minibatches above 1"
 IDLE = {  # knobs that cannot act -> (when, what they would need); asking for one by hand is refused
-    "critic value_clip lam": (lambda cfg: cfg.aux != "critic", "--aux critic (or --algo ppo)"),
+    "critic value_clip gae_lambda": (lambda cfg: cfg.aux != "critic", "--aux critic (or --algo ppo)"),
     "prm_beta": (lambda cfg: cfg.aux != "prm", "--aux prm (or --algo prime)"),
-    "aux_lr aux_warmup": (lambda cfg: cfg.aux == "none", "--aux critic or --aux prm"),
+    "critic_lr critic_warmup": (lambda cfg: cfg.aux == "none", "--aux critic or --aux prm"),
     "gamma": (lambda cfg: cfg.adv not in ("return", "gae") and cfg.aux != "prm", "--adv return or gae"),
     "kl_in kl_target kl_estimator": (lambda cfg: cfg.kl == 0, "--kl above 0"),
-    "resample": (lambda cfg: not filters(cfg), "a filter: --drop_dead True, --band_low or --band_high"),
+    "max_resamples": (
+        lambda cfg: not filters(cfg),
+        "a filter: --filter_groups True, --min_pass_rate or --max_pass_rate",
+    ),
     "clip_low clip_high clip_dual surrogate value_clip": (on_policy, OFF_POLICY),
-    # --is_cap gives each token a factor of its own, which a sequence's ratio spreads over its tokens
-    "ratio": (lambda cfg: on_policy(cfg) and not cfg.is_cap, OFF_POLICY),
+    # --tis_cap gives each token a factor of its own, which a sequence's ratio spreads over its tokens
+    "ratio": (lambda cfg: on_policy(cfg) and not cfg.tis_cap, OFF_POLICY),
     "probe_problems": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0"),
 }
 
 
 def filters(cfg) -> bool:
-    return cfg.drop_dead or cfg.band_low > 0 or cfg.band_high < 1
+    return cfg.filter_groups or cfg.min_pass_rate > 0 or cfg.max_pass_rate < 1
 
 
 def validate(cfg, command: str, changed=()) -> None:
@@ -315,7 +330,7 @@ def validate(cfg, command: str, changed=()) -> None:
         raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
     if cfg.top_p > 1:
         raise UserError(f"--top_p {cfg.top_p} must not exceed 1.")
-    compares = cfg.adv in ("zscore", "centred", "loo") or cfg.aux == "prm" or cfg.drop_dead
+    compares = cfg.adv in ("zscore", "centred", "loo") or cfg.aux == "prm" or cfg.filter_groups
     if cfg.group == 1 and compares:
         raise UserError(
             "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
@@ -334,8 +349,8 @@ def validate(cfg, command: str, changed=()) -> None:
             cfg.ratio == "sequence" and (cfg.adv in ("return", "gae") or cfg.aux == "prm"),
         "--clip_dual must be above 1 (2 to 3 are usual), and --surrogate cispo has nothing to bound.":
             cfg.clip_dual > 0 and (cfg.clip_dual <= 1 or cfg.surrogate == "cispo"),
-        f"--band_low {cfg.band_low} must not exceed --band_high {cfg.band_high}.":
-            cfg.band_low > cfg.band_high,
+        f"--min_pass_rate {cfg.min_pass_rate} must not exceed --max_pass_rate {cfg.max_pass_rate}.":
+            cfg.min_pass_rate > cfg.max_pass_rate,
     }  # fmt: skip
     for message, clash in clashes.items():
         if clash:

@@ -17,7 +17,7 @@ LENGTH = [4, 9, 1, 6, 9, 2, 7, 5, 3, 8, 6, 2]
 REWARD = [1, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0]  # the middle group has no signal
 BASE = dict(precision="fp32", grad_clip=1e9, max_new_tokens=CAP, prompts=3, group=G, overlong_buffer=4)
 EXTRA = {  # what the rows' own values would leave idle or too small to see
-    "ppo": dict(gamma=0.9, lam=0.8, kl=0.05),
+    "ppo": dict(gamma=0.9, gae_lambda=0.8, kl=0.05),
     "prime": dict(prm_beta=0.7, gamma=0.9),
     "cispo": dict(clip_high=0.15),
 }

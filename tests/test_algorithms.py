@@ -246,7 +246,7 @@ def test_micro_batches_padding_order_and_ranks(name, models):
         again, gradient = step(policy, other)
         assert again == pytest.approx(loss, abs=1e-12) and torch.allclose(gradient, whole, atol=1e-12)
     weight = torch.zeros_like(batch.rollout.logp)  # ranks: rows are split, advantages and weights are not
-    weight[batch.rows] = LOSS_NORM[batch.cfg.weight](batch.loss_mask[batch.rows].double(), CAP)
+    weight[batch.rows] = LOSS_NORM[batch.cfg.loss_norm](batch.loss_mask[batch.rows].double(), CAP)
     parts = [
         tinyr1.backward(start, batch, rows, weight, batch.cfg)[0]
         for rows in batch.rows[[*range(0, 8, 3)]].split(1)
@@ -264,7 +264,7 @@ def test_at_ratio_one_the_gradient_is_reinforce(name):
     adv = torch.tensor([[0.7], [-1.3]], dtype=torch.float64).expand(2, 3)
     if cfg.ratio == "token":
         adv = torch.randn(2, 3, dtype=torch.float64)
-    weight = LOSS_NORM[cfg.weight](mask, 8)
+    weight = LOSS_NORM[cfg.loss_norm](mask, 8)
     policy_loss(logp, logp.detach(), adv, weight, cfg)[0].backward()
     assert torch.allclose(logp.grad, -adv * weight)
 
@@ -381,7 +381,7 @@ def test_a_new_algorithm_is_a_row_and_a_function(models, monkeypatch):
         return torch.sigmoid(heat * (ratio - 1)) * 4 / heat * adv
 
     monkeypatch.setitem(SURROGATE, "sapo", sapo)
-    monkeypatch.setitem(ALGORITHMS, "sapo", dict(adv="zscore", weight="sequence", surrogate="sapo"))
+    monkeypatch.setitem(ALGORITHMS, "sapo", dict(adv="zscore", loss_norm="sequence", surrogate="sapo"))
     assert tinyr1.parse("train", ["mini", "--algo", "sapo"])[0].surrogate == "sapo"
     policy, old, ref, prm = models
     gradient = step(*make("sapo", (policy, old | {"sapo": old["grpo"]}, ref, prm))[:2])[1]
@@ -438,9 +438,9 @@ def test_a_bad_sum_of_rewards_is_refused(spec):
 def test_filters_of_groups():
     results = [{"reward": r, "correct": r == 1} for r in (1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0.1, 0, 0, 0)]
     kept = lambda **options: tinyr1.passes_filters(results, Config(group=4, **options)).tolist()
-    assert kept() == [True] * 4 and kept(drop_dead=True) == [True, False, False, True]
-    assert kept(band_low=0.2) == [True, False, True, False]
-    assert kept(band_low=0.2, band_high=0.8) == [True, False, False, False]
+    assert kept() == [True] * 4 and kept(filter_groups=True) == [True, False, False, True]
+    assert kept(min_pass_rate=0.2) == [True, False, True, False]
+    assert kept(min_pass_rate=0.2, max_pass_rate=0.8) == [True, False, False, False]
     assert tinyr1.dead_groups(results, 4).tolist() == [False, True, True, False]
 
 

@@ -158,7 +158,9 @@ def test_a_reserved_key_is_refused_before_training(train, capsys):
     assert error.startswith("tinyr1: The task") and "'step'" in error and len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("algo", ["ppo --kl_target 1", "prime --band_low 0 --band_high 1", "grpo --kl 0.1"])
+@pytest.mark.parametrize(
+    "algo", ["ppo --kl_target 1", "prime --min_pass_rate 0 --max_pass_rate 1", "grpo --kl 0.1"]
+)
 def test_every_name_that_tinyr1_writes_is_reserved(train, rows, algo):
     status, run = train("", "--algo", *algo.split())
     assert status == 0

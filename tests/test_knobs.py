@@ -10,6 +10,8 @@ import torch
 import tinyr1
 from commands import compare_algos
 from commands.eval import Eval
+from plots.curves import load_run
+from plots.old_names import OLD_NAMES
 from runtime import config
 from runtime.runfolder import UserError
 
@@ -26,7 +28,7 @@ def test_a_typed_algorithm_brings_its_whole_row():
             own = tinyr1.PRESETS[argv[0]] if name == "grpo" else {}  # a preset comes after its own algorithm
             assert {k: getattr(cfg, k) for k in row} == {k: own.get(k, row[k]) for k in row}
             assert cfg.algo == name and "kl" in row and cfg.task_args == tinyr1.PRESETS[argv[0]]["task_args"]
-    assert parse("mini", "--algo", "ppo", "--kl", "0.5", "--lam=0.9").kl == 0.5
+    assert parse("mini", "--algo", "ppo", "--kl", "0.5", "--gae_lambda=0.9").kl == 0.5
     assert parse("--algo", "rloo").adv == "loo" and parse().kl == 0.04
 
 
@@ -107,19 +109,19 @@ IDLE = [  # what does nothing with one update per rollout and no KL, and what ma
     ("--clip_high 0.28", "--minibatches 4"),
     ("--clip_dual 3", "--epochs 2"),
     ("--ratio sequence", "--epochs 2"),
-    ("--ratio sequence", "--is_cap 2"),
+    ("--ratio sequence", "--tis_cap 2"),
     ("--surrogate cispo", "--epochs 3"),
     ("--algo ppo --value_clip 0.5", "--epochs 2"),
     ("--kl_estimator k1", "--kl 0.1"),
     ("--kl_in reward", "--kl 0.1"),
     ("--kl_target 3", "--kl 0.1"),
     ("--gamma 0", "--adv return"),
-    ("--lam 0", "--algo ppo"),
+    ("--gae_lambda 0", "--algo ppo"),
     ("--critic head", "--algo ppo"),
     ("--prm_beta 0.1", "--algo prime"),
-    ("--aux_lr 1e-4", "--algo ppo"),
-    ("--aux_warmup 3", "--algo ppo"),
-    ("--resample 2", "--drop_dead True"),
+    ("--critic_lr 1e-4", "--algo ppo"),
+    ("--critic_warmup 3", "--algo ppo"),
+    ("--max_resamples 2", "--filter_groups True"),
     ("--probe_every 0 --probe_problems 9", "--probe_every 5"),
 ]
 
@@ -136,7 +138,28 @@ def test_every_idle_knob_is_tested_and_an_algorithms_own_row_is_no_request():
     assert all(f"--{name} " in words for names in config.IDLE for name in names.split())
     for name in tinyr1.ALGORITHMS:
         parse("mini", "--algo", name)
-    parse("mini", "--algo", "dapo", "--drop_dead", "False", "--resample", "0")  # to turn off is no request
+    parse(
+        "mini", "--algo", "dapo", "--filter_groups", "False", "--max_resamples", "0"
+    )  # to turn off is no request
+
+
+@pytest.mark.parametrize("old, new", OLD_NAMES.items())
+def test_an_old_name_gives_the_new_one(old, new):
+    for argv in ([f"--{old}", "1"], ["mini", f"--{old}=1"]):
+        with pytest.raises(UserError, match=f"--{old} has another name now: write --{new}"):
+            parse(*argv)
+    assert hasattr(parse("mini"), new) and not hasattr(parse("mini"), old)
+
+
+def test_the_config_of_a_run_with_old_names_is_read(tmp_path):
+    (tmp_path / "final").mkdir()
+    saved = {"task": "multiplication", "lam": 0.5, "band_high": 0.75, "weight": "token"}
+    content = {"config": saved, "differences": {"lam": 0.5}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    read = config.run_config(tinyr1.Config, tinyr1.PRESETS, tmp_path)
+    assert (read["gae_lambda"], read["max_pass_rate"], read["loss_norm"]) == (0.5, 0.75, "token")
+    run = load_run(tmp_path)
+    assert run.config["loss_norm"] == "token" and run.differences == {"gae_lambda": 0.5}
 
 
 def test_eval_refuses_knobs_of_training():
@@ -199,7 +222,18 @@ def test_the_miniatures_learning_rate_is_the_miniatures(monkeypatch, capsys, tin
 
 def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
     argv = ["--model", tiny, "--task", bandit, "--task_args", "a=1", "--out", str(tmp_path), "--steps", "1"]
-    argv += ["--prompts", "2", "--group", "4", "--max_new_tokens", "3", "--algo", "dapo", "--resample", "1"]
+    argv += [
+        "--prompts",
+        "2",
+        "--group",
+        "4",
+        "--max_new_tokens",
+        "3",
+        "--algo",
+        "dapo",
+        "--max_resamples",
+        "1",
+    ]
     argv += ["--overlong_buffer", "2", "--lr", "5e-3", "--eval_samples", "1", "--device", "cpu"]
     assert (
         tinyr1.main(["train", *argv, "--precision", "fp32", *"--clip_high 0.2 --minibatches 2".split()]) == 0
@@ -207,7 +241,8 @@ def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()[:3]
     assert told == [
         f"model {tiny} | task {bandit} a=1 | template none",
-        "algorithm dapo with clip_high=0.2 minibatches=2 resample=1 overlong_buffer=2 | lr 0.005 constant",
+        "algorithm dapo with clip_high=0.2 minibatches=2 max_resamples=1 overlong_buffer=2 | "
+        "lr 0.005 constant",
         "1 steps of 2 prompts x 4 samples of at most 3 tokens | seed 0 | cpu, fp32",
     ]
 

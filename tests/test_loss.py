@@ -112,7 +112,7 @@ def gradient(cfg, extra=0, order=None, engine_gap=0.0):
     if order is not None:  # of the rows within their groups, which share a number of rows
         roll = rollout.Rollout(*(getattr(roll, f)[order] for f in roll.__dataclass_fields__ if f != "steps"))
         keep, reward = keep[order], reward.flatten()[order].view(2, 4)
-    counted = (reward != reward[:, :1]).any(1).repeat_interleave(4) | torch.tensor(not cfg.drop_dead)
+    counted = (reward != reward[:, :1]).any(1).repeat_interleave(4) | torch.tensor(not cfg.filter_groups)
     batch = Batch(cfg, 0, cfg.kl, roll, reward, reward == 1, counted, keep)
     policy, reference = (Policy(m, 1.0, "fp32") if m else None for m in (model, ref))
     tinyr1.compute_logprobs(batch, policy, reference, cfg)
@@ -126,8 +126,8 @@ def gradient(cfg, extra=0, order=None, engine_gap=0.0):
 SETTINGS = [
     dict(tinyr1.ALGORITHMS["grpo"]),
     dict(tinyr1.ALGORITHMS["drgrpo"]),
-    dict(weight="token", kl=0.1, kl_estimator="k2"),
-    dict(weight="sequence", drop_dead=True, mask_truncated=True),
+    dict(loss_norm="token", kl=0.1, kl_estimator="k2"),
+    dict(loss_norm="sequence", filter_groups=True, mask_truncated=True),
 ]
 
 
@@ -169,7 +169,7 @@ def test_truncated_importance_correction():
     assert metrics["rollout_kl"] == pytest.approx(-0.5, abs=1e-5)
     for cap, factor in ((2.0, math.exp(0.5)), (1.2, 1.2)):
         assert torch.allclose(
-            gradient(Config(is_cap=cap, **kw), engine_gap=-0.5)[0], plain * factor, atol=1e-5
+            gradient(Config(tis_cap=cap, **kw), engine_gap=-0.5)[0], plain * factor, atol=1e-5
         )
 
 

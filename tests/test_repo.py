@@ -94,7 +94,7 @@ def test_presets_and_help_agree(capsys):
     assert "reward=simplerl" in cfg.task_args and "wording=short" in cfg.task_args and cfg.kl == 0
     assert tinyr1.parse("train", ["--algo", "drgrpo"])[0].adv == "centred"
     assert tinyr1.parse("train", ["--algo", "drgrpo", "--adv", "zscore"])[0].adv == "zscore"
-    assert tinyr1.parse("train", ["mini", "--algo", "drgrpo"])[0].weight == "constant"
+    assert tinyr1.parse("train", ["mini", "--algo", "drgrpo"])[0].loss_norm == "constant"
 
 
 CLOCKS = r"\b(perf_counter|monotonic|time\.time|fastest)\("

@@ -36,8 +36,8 @@ def without_time(rows):
 
 
 BANDIT_NEEDS = {  # one token a response has no room before the cap; an unlikely first success must count
-    "dapo": "--rewards task --resample 1",
-    "prime": "--band_low 0.01 --band_high 1 --resample 1",
+    "dapo": "--rewards task --max_resamples 1",
+    "prime": "--min_pass_rate 0.01 --max_pass_rate 1 --max_resamples 1",
 }
 
 
@@ -209,12 +209,12 @@ BAD = {  # arguments -> what the message must contain
     "--algo ppo --ratio sequence": "one advantage a response",
     "--value_clip 0.5": "--algo ppo",
     "--algo ppo --prm_beta 0.1": "--algo prime",
-    "--aux_lr 1e-4": "--aux critic",
+    "--critic_lr 1e-4": "--aux critic",
     "--gamma 0.9": "--adv return",
     "--kl_in reward": "--kl above 0",
     "--kl_target 3": "--kl above 0",
-    "--resample 2": "--drop_dead",
-    "--band_low 0.9 --band_high 0.1": "must not exceed",
+    "--max_resamples 2": "--filter_groups",
+    "--min_pass_rate 0.9 --max_pass_rate 0.1": "must not exceed",
     "--clip_dual 0.5": "above 1",
     "--rewards nothing": "inverted",
     "--task_args nmubers=3": "numbers",
@@ -387,8 +387,8 @@ def steps(path, rows):
 
 RESUMED = {  # what a checkpoint holds beside the policy: critic, KL coefficient; prompts drawn; PRM
     "ppo": "--kl 0.1 --kl_target 0.01 --lr 0.01",
-    "dapo": "--resample 3 --group 2",
-    "prime": "--resample 3 --band_low 0.3 --band_high 0.7",
+    "dapo": "--max_resamples 3 --group 2",
+    "prime": "--max_resamples 3 --min_pass_rate 0.3 --max_pass_rate 0.7",
 }
 
 
@@ -423,7 +423,7 @@ def test_every_algorithm_resumes_bit_exactly(tiny, tmp_path, rows, algo, monkeyp
 
 def test_critic_warm_up_leaves_the_policy_alone(tiny, tmp_path, rows):
     argv = ["mini", "--model", tiny, "--algo", "ppo", "--out", tmp_path, "--name", "w", *QUICK]
-    argv += ["--rewards", "random", "--steps", 3, "--save_every", 1, "--aux_warmup", 2]
+    argv += ["--rewards", "random", "--steps", 3, "--save_every", 1, "--critic_warmup", 2]
     assert train(*argv) == 0
     done = steps(tmp_path / "w", rows)
     assert [row["updated_tokens"] > 0 for row in done] == [False, False, True]
