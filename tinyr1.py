@@ -2,19 +2,25 @@
 """tinyr1: watch a base language model learn to reason by reinforcement learning with verifiable rewards.
 
     python tinyr1.py train mini                        the miniature on Countdown, on two processor cores
-    python tinyr1.py train 1.5b --lr 2e-6              a preset, with a knob of your own
+    python tinyr1.py train 1.5b --lr 2e-6              a preset, with an option of your own
     python tinyr1.py train --model DIR --task ./my_task.py --steps 50
     python tinyr1.py eval runs/mini                    pass@1, pass@k, cons@k of a run, or of any --model
     python tinyr1.py play runs/mini                    base and trained model answer a problem that you type
 
-One training step, top to bottom in `train`: collect (sample G answers to each of B questions with the
-weights being trained), score (the task reads the text), advantage, update, log. GRPO's advantage is the
-reward's z-score within the G answers to one question, so it needs no critic; with one update a rollout the
-policy is its own old policy and the ratio is 1, yet its gradient is the policy gradient. The other algorithms
-are rows of ALGORITHMS; what PPO and PRIME keep beside the policy is in critic.py.
+One training step, in the order of `train` at the end of this file:
 
-Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T = L-1. Position t of any
-(N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
+    sample_step           G responses to each of B prompts from the weights being trained; the task scores them
+    make_batch            their rewards, and which rows count
+    compute_logprobs      old and reference log-probabilities, where something needs them
+    aux.prepare           the critic's values or PRIME's process rewards (critic.py)
+    compute_advantages    GRPO: the reward's z-score within the G responses to one prompt, so no critic
+    aux.update, update    the clipped surrogate objective, in micro-batches that add up exactly
+
+With one update per rollout the policy is its own old policy and the ratio is 1, yet its gradient is the policy
+gradient. The other algorithms are rows of ALGORITHMS.
+
+Shapes: B prompts per step, G samples per prompt, N = B*G rows, L padded length, T = L-1. Position t of a (N,T)
+tensor refers to the token input_ids[:, t+1]; the off-by-one happens once, in `Policy.forward`.
 """
 
 from runtime import cpu  # isort: skip

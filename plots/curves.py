@@ -286,7 +286,8 @@ def title_of(runs: list[Run], shared: set[str]) -> str:
     presets = {run.preset for run in runs}
     shown += [f"preset {preset}" for preset in presets if preset and len(presets) == 1]
     common = {key: value for key, value in runs[0].differences.items() if key in shared}
-    shown += options(common, hidden=(*FACTS, "rewards"))
+    # a control is named by `control`
+    shown += options(common, hidden=(*FACTS, "rewards") if control(runs[0]) else FACTS)
     shown += [control(run) for run in runs if len(runs) == 1 and control(run)]
     return " · ".join(shown) or "training"
 
@@ -294,7 +295,8 @@ def title_of(runs: list[Run], shared: set[str]) -> str:
 def own_name(run: Run, shared: set[str]) -> str:
     """Its name, and the options of its own that the name does not tell."""
     own = {key: v for key, v in run.differences.items() if key not in shared and key not in run.name}
-    return ": ".join(filter(None, [run.name, ", ".join(options(own, hidden=("rewards",)))]))
+    hidden = ("rewards",) if control(run) else ()
+    return ": ".join(filter(None, [run.name, ", ".join(options(own, hidden=hidden))]))
 
 
 def color(i: int) -> str:
