@@ -9,18 +9,18 @@
 
 One training step, in the order of `train` at the end of this file:
 
-    sample_step           G responses to each of B prompts from the weights being trained; the task scores them
+    sample_step           G responses to each of B prompts from the weights being trained, scored by the task
     make_batch            their rewards, and which rows count
     compute_logprobs      old and reference log-probabilities, where something needs them
     aux.prepare           the critic's values or PRIME's process rewards (critic.py)
     compute_advantages    GRPO: the reward's z-score within the G responses to one prompt, so no critic
     aux.update, update    the clipped surrogate objective, in micro-batches that add up exactly
 
-With one update per rollout the policy is its own old policy and the ratio is 1, yet its gradient is the policy
-gradient. The other algorithms are rows of ALGORITHMS.
+With one update per rollout the policy is its own old policy and the ratio is 1, yet its gradient is the
+policy gradient. The other algorithms are rows of ALGORITHMS.
 
-Shapes: B prompts per step, G samples per prompt, N = B*G rows, L padded length, T = L-1. Position t of a (N,T)
-tensor refers to the token input_ids[:, t+1]; the off-by-one happens once, in `Policy.forward`.
+Shapes: B prompts per step, G samples per prompt, N = B*G rows, L padded length, T = L-1. Position t of a
+(N,T) tensor refers to the token input_ids[:, t+1]; the off-by-one happens once, in `Policy.forward`.
 """
 
 from runtime import cpu  # isort: skip
