@@ -183,7 +183,7 @@ class ImplicitPRM(Aux):
         """
         cfg, total, right = self.cfg, 0.0, 0
         count = int(batch.in_batch.sum())
-        process = torch.zeros_like(batch.rollout.logp)  # (N,T)
+        process = torch.zeros_like(batch.rollout.logprobs)  # (N,T)
         for where, input_ids, mask in batch.micro(batch.rows):
             logprobs, _ = self.learner.module(input_ids, mask)
             reward = cfg.prm_beta * (logprobs - batch.ref_logprobs[where])  # (n,T)

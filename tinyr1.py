@@ -409,7 +409,7 @@ class Batch:
         """Micro-batches of these rows: (where they are in (N,T) tensors, input_ids (n,L'), mask (n,L'-1))."""
         for part, width in micro_batches(rows, self.total_length, self.cfg.micro_tokens):
             where = (part, slice(width - 1))
-            yield where, self.rollout.ids[part, :width], self.mask[where]
+            yield where, self.rollout.input_ids[part, :width], self.mask[where]
 
     def minibatches(self):
         """The rows of each optimizer step, `epochs` x `minibatches` of them."""
@@ -421,7 +421,7 @@ class Batch:
     @torch.no_grad()
     def map(self, function) -> Tensor:
         """(N,T) of function(input_ids, mask) over all micro-batches, under fixed weights."""
-        out = torch.zeros_like(self.rollout.logp)
+        out = torch.zeros_like(self.rollout.logprobs)
         for where, input_ids, mask in self.micro(self.rows):
             out[where] = function(input_ids, mask).to(out.dtype)
         return out
@@ -447,7 +447,7 @@ def sample(model, tokenizer, problems: list[Problem], G: int, cfg, seed: int) ->
     eos_ids = stop_ids(model, tokenizer, cfg.template)
     try:
         rollout = generate(
-            model, [p.ids for p in problems], G, max_new_tokens=cfg.max_new_tokens,
+            model, [p.prompt_ids for p in problems], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
             pad_id=pad_id(model, tokenizer), dtype=sampling_dtype(model, cfg),
@@ -536,7 +536,7 @@ def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
 
 def make_batch(samples: Samples, cfg, step: int, kl_coef: float) -> Batch:
     """The Batch of these samples: their rewards, and which rows count."""
-    rollout, device = samples.rollout, samples.rollout.ids.device
+    rollout, device = samples.rollout, samples.rollout.input_ids.device
     correct = torch.tensor([is_correct(r) for r in samples.records], device=device)
     keep = torch.tensor(passes_filters(samples.records, cfg), device=device)  # (B,)
     has_loss = rollout.finished if cfg.mask_truncated else torch.ones_like(rollout.finished)
@@ -568,7 +568,7 @@ def compute_advantages(batch: Batch, cfg) -> None:
     """Fill in the advantages (N,T), 0 outside the loss mask, and the returns for a critic. KL in the reward
     enters here.
     """
-    zeros, penalty = torch.zeros_like(batch.rollout.logp), None
+    zeros, penalty = torch.zeros_like(batch.rollout.logprobs), None
     rewards = batch.rewards.to(zeros.dtype)  # (B,G)
     if batch.kl_coef and cfg.kl_in == "reward":
         kl = KL[cfg.kl_estimator](batch.old_logprobs - batch.ref_logprobs)
@@ -613,7 +613,7 @@ def backward(policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg) -
     total, count, sums = 0.0, 0, collections.Counter()
     for where, input_ids, mask in batch.micro(rows):
         logprobs, entropy = policy(input_ids, mask, cfg.entropy != 0)  # (n,T)
-        sampler = batch.rollout.logp[where]
+        sampler = batch.rollout.logprobs[where]
         old = batch.old_logprobs[where] if batch.old_logprobs is not None else logprobs.detach()
         advantages = batch.advantages[where]
         # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
@@ -645,7 +645,7 @@ def update(learner: Learner, batch: Batch, cfg) -> dict:
     every_row = cfg.entropy or (batch.kl_coef and cfg.kl_in == "loss")
     sums, tokens, norms, losses = collections.Counter(), 0, [], []
     for rows in batch.minibatches() if batch.step >= cfg.critic_warmup else ():
-        weights = torch.zeros_like(batch.rollout.logp)  # (N,T)
+        weights = torch.zeros_like(batch.rollout.logprobs)  # (N,T)
         mask = batch.loss_mask[rows].to(weights.dtype)
         weights[rows] = LOSS_NORM[cfg.loss_norm](mask, cfg.max_new_tokens)
         live = rows if every_row else rows[(batch.advantages[rows] != 0).any(1)]

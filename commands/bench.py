@@ -256,7 +256,7 @@ def make_work(args: Bench, model, tokenizer) -> Work:
     if args.lengths == "eos":
         cfg = tinyr1.parse("train", ["mini"])[0]
         stream = tinyr1.Problems(tasks.load("countdown"), "train", cfg, tokenizer)
-        prompts = [p.ids for p in islice(stream, args.prompts)]
+        prompts = [p.prompt_ids for p in islice(stream, args.prompts)]
     else:
         prompts = rng.integers(5, model.config.vocab_size - 5, (args.prompts, args.prompt_tokens)).tolist()
     return Work(prompts, args.group, caps, eos)
@@ -309,7 +309,7 @@ def train_step(model, args: Bench, roll, precision: str, device) -> float:
     pick_attention(model, precision)
     learner = Learner(tinyr1.Policy(model, cfg.temperature, precision), lr=0.0)
     reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)
-    every = torch.ones(len(roll.ids), dtype=torch.bool, device=device)
+    every = torch.ones(len(roll.input_ids), dtype=torch.bool, device=device)
     batch = tinyr1.Batch(cfg, 0, 0.0, roll, reward, reward > 0, every, every)
     tinyr1.compute_advantages(batch, cfg)
 

@@ -81,12 +81,12 @@ def sample_tokens(model, ids: list[int], cfg, seed: int):
     """
     zero = torch.zeros(1, dtype=torch.long, device=model.device)
     whole = rollout.sampling_path(model) == "whole"
-    run, key = forward_whole if whole else forward, rollout.stream(seed, zero, zero)
+    run, key = forward_whole if whole else forward, rollout.random_keys(seed, zero, zero)
     cache, new = {}, torch.tensor([ids], device=model.device)
     for at in count():
         logits, cache = run(model, new, cache)
-        u = rollout.uniform(key, zero + at)
-        token = rollout.sample(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
+        u = rollout.random_uniform(key, zero + at)
+        token = rollout.sample_tokens(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
         new = torch.cat((new, token), 1) if whole else token
         yield token.item()
 
@@ -96,12 +96,12 @@ class Answer:
 
     def __init__(self, name: str, model, tokenizer, cfg, problem: tinyr1.Problem, seed: int):
         room = position_limit(model)
-        self.cap = min(cfg.max_new_tokens, room - len(problem.ids))
+        self.cap = min(cfg.max_new_tokens, room - len(problem.prompt_ids))
         if self.cap < 1:
             raise tasks.TaskError(f"The problem is too long: the model knows only {room} positions.")
         self.name, self.tokenizer, self.problem = name, tokenizer, problem
         self.ends, self.stops = stop_ids(model, tokenizer, cfg.template), tasks.STOPS.get(cfg.template, ())
-        self.tokens = sample_tokens(model, problem.ids, cfg, seed)
+        self.tokens = sample_tokens(model, problem.prompt_ids, cfg, seed)
         # a thinking that the prompt has opened is the answer's own
         self.opened = "<think>" * problem.prompt.rstrip().endswith("<think>")
         self.ids, self.text, self.length, self.finished = [], "", 0, False

@@ -25,7 +25,7 @@ class Problem:
 
     example: dict
     prompt: str
-    ids: list[int]
+    prompt_ids: list[int]
 
 
 def failure(task, function: str, error: BaseException) -> TaskError:
@@ -120,14 +120,14 @@ class Problems:
             for example in self.examples():
                 count += 1
                 problem = pose(self.task, example, self.cfg, self.tokenizer)
-                if len(problem.ids) <= self.room:
+                if len(problem.prompt_ids) <= self.room:
                     in_a_row = 0
                     yield problem
                     continue
                 self.overlong += 1
                 in_a_row += 1
                 if in_a_row == MOST_OVERLONG:
-                    raise self.too_long(len(problem.ids))
+                    raise self.too_long(len(problem.prompt_ids))
             if self.split == "test":
                 return
             if not count:
@@ -136,7 +136,7 @@ class Problems:
                     f"{self.cfg.task_args}."
                 )
             if in_a_row >= count:
-                raise self.too_long(len(problem.ids))
+                raise self.too_long(len(problem.prompt_ids))
 
     def too_long(self, length: int) -> UserError:
         return UserError(

@@ -116,9 +116,9 @@ def make(name, **more):
 
 def rows_alone(model, roll, temperature):
     """(N,T) log-probabilities by model(ids), row by row, of the completions."""
-    expected = torch.zeros_like(roll.logp)
+    expected = torch.zeros_like(roll.logprobs)
     for i, (start, count) in enumerate(zip(roll.prompt_len.tolist(), roll.length.tolist())):
-        ids = roll.ids[i : i + 1, : start + count]
+        ids = roll.input_ids[i : i + 1, : start + count]
         logp = torch.log_softmax(model(input_ids=ids).logits[0] / temperature, -1)
         for t in range(start, start + count):
             expected[i, t - 1] = logp[t - 1, ids[0, t]]
@@ -133,8 +133,8 @@ def test_sampler_and_trainer_are_the_model(name):
     kw = dict(max_new_tokens=16, eos_ids=[0, 1], temperature=0.7, seed=3)
     roll = rollout.generate(model, PROMPTS, 3, **kw)
     expected = rows_alone(model, roll, 0.7)
-    assert (roll.length < 16).any() and torch.allclose(roll.logp, expected, atol=5e-5)
-    assert torch.allclose(Policy(model, 0.7, "fp32")(roll.ids, roll.mask)[0], expected, atol=5e-5)
+    assert (roll.length < 16).any() and torch.allclose(roll.logprobs, expected, atol=5e-5)
+    assert torch.allclose(Policy(model, 0.7, "fp32")(roll.input_ids, roll.mask)[0], expected, atol=5e-5)
     assert policy.plain_head(model) == (name not in NOT_PLAIN)
     assert name in ANY_PATH or rollout.sampling_path(model) == ARCHITECTURES[name][0]
     assert rollout.generate(model, PROMPTS, 3, slots=5, **kw).completions() == roll.completions()
@@ -149,7 +149,7 @@ def test_an_update_has_no_dropout_and_no_jitter(name):
     cfg = tinyr1.Config(precision="fp32", group=2, max_new_tokens=8, kl=0.04)
     batch = tinyr1.make_batch(make_samples(cfg, roll, reward.flatten()), cfg, 0, cfg.kl)
     tinyr1.compute_advantages(batch, cfg)
-    batch.ref_logprobs = roll.logp
+    batch.ref_logprobs = roll.logprobs
     metrics = tinyr1.update(Sgd(Policy(model, 1.0, "fp32"), lr=0.0), batch, cfg)
     assert abs(metrics["rollout_kl"]) < 1e-5 and abs(metrics["kl"]) < 1e-9 and metrics["grad_norm"] > 0
 
@@ -273,13 +273,13 @@ CHANGES = [
 def test_what_samples_is_what_is_trained(change):
     model = make("qwen2").eval()
     assert rollout.sampling_path(model) == "fast"
-    before = rollout.generate(model, PROMPTS, 1, max_new_tokens=8).logp
+    before = rollout.generate(model, PROMPTS, 1, max_new_tokens=8).logprobs
     change(model.model.layers[0])
     assert not decoder.fast_path(model)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
-    assert torch.allclose(roll.logp, rows_alone(model, roll, 1.0), atol=5e-5)
-    assert torch.allclose(roll.logp, Policy(model, 1.0, "fp32")(roll.ids, roll.mask)[0], atol=5e-5)
-    assert not torch.allclose(roll.logp[:, :8], before[:, :8], atol=1e-2)
+    assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
+    assert torch.allclose(roll.logprobs, Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)[0], atol=5e-5)
+    assert not torch.allclose(roll.logprobs[:, :8], before[:, :8], atol=1e-2)
 
 
 @torch.no_grad()
@@ -290,8 +290,8 @@ def test_the_ends_of_the_model_are_looked_at_too(part):
     module.register_forward_hook(lambda module, inputs, output: output * 1.5)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert rollout.sampling_path(model) == "padded"
-    assert torch.allclose(roll.logp, rows_alone(model, roll, 1.0), atol=5e-5)
-    assert torch.allclose(roll.logp, Policy(model, 1.0, "fp32")(roll.ids, roll.mask)[0], atol=5e-5)
+    assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
+    assert torch.allclose(roll.logprobs, Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)[0], atol=5e-5)
 
 
 @torch.no_grad()
@@ -304,7 +304,7 @@ def test_adapters_of_peft_are_sampled_from(target):
     models.check_policy(model, "x", Policy(model, 1.0, "fp32"))
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert rollout.sampling_path(model) == "padded"
-    assert torch.allclose(roll.logp, rows_alone(model, roll, 1.0), atol=5e-5)
+    assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
 
 
 # ---------------------------------------------------------------- the other parts of training
@@ -353,8 +353,12 @@ def test_attention_in_fp32_beside_bf16_keeps_its_masks(name):
     models.pick_attention(model, "bf16")
     assert model.config._attn_implementation == "sdpa_fp32"
     after = rollout.generate(model, PROMPTS, 2, max_new_tokens=12)
-    assert torch.equal(before.ids, after.ids) and torch.allclose(before.logp, after.logp, atol=1e-5)
-    assert torch.allclose(after.logp, Policy(model, 1.0, "fp32")(after.ids, after.mask)[0], atol=5e-5)
+    assert torch.equal(before.input_ids, after.input_ids) and torch.allclose(
+        before.logprobs, after.logprobs, atol=1e-5
+    )
+    assert torch.allclose(
+        after.logprobs, Policy(model, 1.0, "fp32")(after.input_ids, after.mask)[0], atol=5e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["opt", "modernbert-decoder", "mamba"])

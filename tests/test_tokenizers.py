@@ -108,7 +108,7 @@ def test_a_prompt_does_not_end_in_an_eos_of_a_post_processor():
     cfg = tinyr1.Config()
     assert (
         tokenizer.eos_token_id
-        not in next(tinyr1.Problems(tasks.load("countdown"), "test", cfg, tokenizer)).ids
+        not in next(tinyr1.Problems(tasks.load("countdown"), "test", cfg, tokenizer)).prompt_ids
     )
     own = models.prompt_ids(tokenizer, "ab<|endoftext|>", "none")  # its own stays
     assert own == [*ids, tokenizer.eos_token_id]
@@ -162,7 +162,7 @@ def test_a_padding_token_that_the_model_lacks_pads_nothing(model):
     asked = [tinyr1.Problem({}, "", ids) for ids in ([1, 2, 3], [4])]
     cfg = tinyr1.Config(max_new_tokens=4, precision="fp32")
     roll, _ = tinyr1.sample(model, tokenizer, asked, 2, cfg, 0)
-    tinyr1.Policy(model, 1.0, "fp32")(roll.ids, roll.mask)
+    tinyr1.Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)
 
 
 def test_a_turn_that_ends_in_plain_text_adds_no_end(model):
