@@ -72,7 +72,7 @@ def test_a_problem_is_found_typed_numbered_or_drawn(tiny):
     held = tinyr1.held_out(countdown, cfg, tokenizer)
     find = lambda text, task=countdown: play.find_problem(text, task, held, cfg, tokenizer, random.Random(0))
     typed = find("3 8 5 = 16")
-    assert typed.prompt == "Make 16 from 3, 8, 5.\n" == tokenizer.decode(typed.ids)
+    assert typed.prompt == "Make 16 from 3, 8, 5.\n" == tokenizer.decode(typed.prompt_ids)
     assert typed.example == {"nums": [3, 8, 5], "target": 16, "reward": "binary", "wording": "short"}
     assert find(" 7\n") is held[7] and find("") in held
     without = type("task", (), {})

@@ -211,7 +211,7 @@ def test_every_number_that_is_logged_is_drawn(make):
     assert all(ax.get_ylabel() for ax in titles(plots.metrics([run])).values())
 
 
-DIFFERENCES = {"lr": 0.001, "task_args": ["numbers=3", "reward=simplerl"], "reward_mode": "random"}
+DIFFERENCES = {"lr": 0.001, "task_args": ["numbers=3", "reward=simplerl"]}
 
 
 def test_a_title_lists_every_option_that_differs_from_the_preset(make):
@@ -224,6 +224,9 @@ def test_a_title_lists_every_option_that_differs_from_the_preset(make):
     fig = plots.curves(plots.load_runs([a, b]))
     assert "lr" not in fig.texts[0].get_text() and "reward=simplerl" in fig.texts[0].get_text()
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a: lr 0.001", "b: lr 0.001"]
+    record = {"differences": {"rewards": "random"}}
+    control = plots.curves(plots.load_runs([make(run_rows(), "c", record=record, rewards="random")]))
+    assert control.texts[0].get_text().endswith("seed 0 · control: random reward")
     old = plots.load_run(make(run_rows(), "old"))  # of a version that recorded none of it
     assert plots.curves([old]).texts[0].get_text() == "minibase · countdown · grpo · seed 0"
 
