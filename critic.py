@@ -162,7 +162,7 @@ class ImplicitPRM(Aux):
         `single forward`.
         """
         cfg, loss, right = batch.cfg, 0.0, 0
-        process = torch.zeros_like(batch.roll.logp)  # (N,T)
+        process = torch.zeros_like(batch.roll.logprobs)  # (N,T)
         for rows, at, ids, mask in batch.micro(batch.rows):
             reward = cfg.prm_beta * (batch.logp(self.own, ids, mask)[0] - batch.ref_logp[at])  # (n,T)
             process[at] = reward.detach().to(process.dtype) * batch.active[at]

@@ -349,10 +349,15 @@ class Batch:
     def micro(self, rows):
         """Micro-batches of these rows: (rows, where they are in (N,T) tensors, ids (n,L'), mask (n,L'-1))."""
         for part, width in micro_batches(rows, self.total, self.cfg.micro_tokens):
-            yield part, (part, slice(width - 1)), self.roll.ids[part, :width], self.mask[part, : width - 1]
+            yield (
+                part,
+                (part, slice(width - 1)),
+                self.roll.input_ids[part, :width],
+                self.mask[part, : width - 1],
+            )
 
     def autocast(self):
-        kind = self.roll.ids.device.type
+        kind = self.roll.input_ids.device.type
         return torch.autocast(kind, torch.bfloat16, enabled=self.cfg.precision == "bf16")
 
     def logp(self, network, ids, mask, entropy_grad=False):
@@ -362,7 +367,7 @@ class Batch:
     @torch.no_grad()
     def stored(self, score) -> torch.Tensor:
         """(N,T) of score(ids, mask) under fixed weights."""
-        out = torch.zeros_like(self.roll.logp)
+        out = torch.zeros_like(self.roll.logprobs)
         for _, at, ids, mask in self.micro(self.rows):
             out[at] = score(ids, mask).to(out.dtype)
         return out
@@ -392,7 +397,7 @@ def recall(batch: Batch, model, ref) -> dict:
 
 def advantage(batch: Batch) -> torch.Tensor:
     """(N,T) advantages, 0 where not active. KL in the reward enters here; fills batch.ret for the critic."""
-    cfg, zero, penalty = batch.cfg, torch.zeros_like(batch.roll.logp), None
+    cfg, zero, penalty = batch.cfg, torch.zeros_like(batch.roll.logprobs), None
     reward = batch.reward.to(zero.dtype)  # (B,G)
     if cfg.kl and cfg.kl_in == "reward":
         penalty = cfg.kl * KL[cfg.kl_estimator](batch.old_logp - batch.ref_logp) * batch.active  # (N,T)
@@ -495,7 +500,7 @@ def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
 
 def assess(cfg: Config, step: int, roll: rollout.Rollout, results: list[dict]) -> Batch:
     """The Batch of these samples: shaped rewards, and which rows count."""
-    device = roll.ids.device
+    device = roll.input_ids.device
     reward = torch.tensor([r["reward"] for r in results], dtype=torch.float32, device=device)  # (N,)
     reward, keep = overlong(cfg, reward, roll.length, roll.finished)
     right = torch.tensor(outcome(cfg, results), device=device).view(-1, cfg.group)  # (B,G)
@@ -524,13 +529,13 @@ def backward(model, batch: Batch, rows, weight):
         old = batch.old_logp[at] if batch.old_logp is not None else logp.detach()
         adv = batch.adv[at]
         if cfg.is_cap:  # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
-            adv = adv * torch.exp(old - roll.logp[at]).clamp(max=cfg.is_cap)
+            adv = adv * torch.exp(old - roll.logprobs[at]).clamp(max=cfg.is_cap)
         reference = batch.ref_logp[at] if cfg.kl and cfg.kl_in == "loss" else None
         bonus = entropy if cfg.entropy else None
         loss, parts = policy_loss(logp, old, adv, weight[at], cfg, reference, bonus)
         loss.backward()
         total += loss.item()
-        parts |= {"entropy": entropy, "rollout_kl": roll.logp[at] - old}
+        parts |= {"entropy": entropy, "rollout_kl": roll.logprobs[at] - old}
         for name, x in parts.items():
             sums[name] = sums.get(name, 0.0) + (x.detach() * mask).sum().item()
         count += int(mask.sum())
@@ -549,7 +554,7 @@ def update(model, optimizer, batch: Batch) -> dict:
     all_rows = cfg.entropy or (cfg.kl and cfg.kl_in == "loss")
     sums, tokens, norms, losses, skipped = collections.Counter(), 0, [], [], 0
     for part in batch.parts() if batch.step >= cfg.aux_warmup else ():
-        weight = torch.zeros_like(batch.roll.logp)  # (N,T)
+        weight = torch.zeros_like(batch.roll.logprobs)  # (N,T)
         weight[part] = WEIGHTS[cfg.weight](batch.active[part].to(weight.dtype), cfg.max_new_tokens)
         live = part if all_rows else part[(batch.adv[part] != 0).any(1)]
         loss, parts, count = backward(model, batch, live, weight)

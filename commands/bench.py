@@ -308,7 +308,7 @@ def train_step(model, args: Bench, roll, precision: str, device) -> float:
     pick_attention(model, precision)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=device.type == "cuda")
     reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)
-    every = torch.ones(len(roll.ids), dtype=torch.bool, device=device)
+    every = torch.ones(len(roll.input_ids), dtype=torch.bool, device=device)
     batch = tinyr1.Batch(cfg, 0, roll, reward, reward > 0, every, every)
     batch.adv = tinyr1.advantage(batch)
 

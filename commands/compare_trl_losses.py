@@ -43,7 +43,7 @@ def log_probs(model, ids, mask, logits_to_keep, **_):
 
 def trl_loss(name, model, batch):
     """TRL's loss on our batch; its gradient is left in the model."""
-    ids, mask = batch.roll.ids, batch.mask[:, START - 1 :].double()
+    ids, mask = batch.roll.input_ids, batch.mask[:, START - 1 :].double()
     completion = slice(START - 1, None)
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
     settings = dict(

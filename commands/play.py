@@ -80,12 +80,12 @@ def sample_tokens(model, ids: list[int], cfg, seed: int):
     """
     zero = torch.zeros(1, dtype=torch.long, device=model.device)
     whole = rollout.sampling_path(model) == "whole"
-    run, key = forward_whole if whole else forward, rollout.stream(seed, zero, zero)
+    run, key = forward_whole if whole else forward, rollout.random_keys(seed, zero, zero)
     cache, new = {}, torch.tensor([ids], device=model.device)
     for at in count():
         logits, cache = run(model, new, cache)
-        u = rollout.uniform(key, zero + at)
-        token = rollout.sample(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
+        u = rollout.random_uniform(key, zero + at)
+        token = rollout.sample_tokens(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
         new = torch.cat((new, token), 1) if whole else token
         yield token.item()
 

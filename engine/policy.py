@@ -85,13 +85,13 @@ def states_and_head(model, ids: torch.Tensor):
 
 
 @torch.no_grad()
-def own_logp(model, roll):
+def model_logprobs(model, roll):
     """Log-probabilities (N,T) of a Rollout's completions by the model's own forward pass, over each row alone
     and without padding, and the deviation of its logits.
     """
-    logp, spread = torch.zeros_like(roll.logp), 0.0
+    logp, spread = torch.zeros_like(roll.logprobs), 0.0
     for i, (start, count) in enumerate(zip(roll.prompt_len.tolist(), roll.length.tolist())):
-        ids = roll.ids[i, : start + count]
+        ids = roll.input_ids[i, : start + count]
         logits = model(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1].float()  # (count,V)
         chosen = F.log_softmax(logits, -1).gather(-1, ids[start:, None])[:, 0]
         logp[i, start - 1 : start - 1 + count] = chosen

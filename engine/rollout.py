@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from engine.decoder import Decoder, fast_path
 from engine.generic import decode_generic
-from engine.policy import evaluating, own_logp, position_limit, random_ids, rounding
+from engine.policy import evaluating, model_logprobs, position_limit, random_ids, rounding
 
 BLOCK = 16  # attention reads the cache up to a multiple of it: few distinct shapes
 SHRINK = 0.75  # slots are moved together when fewer than this share is busy
@@ -32,29 +32,42 @@ CHECK = {(False, False): 1, (False, True): 8, (True, False): 16, (True, True): 1
 
 @dataclass
 class Rollout:
-    """N samples, right-padded to L; T = L-1. Position t of `logp` and `mask` speaks of the token ids[:,
-    t+1].
+    """N samples of prompts and completions, right-padded to L tokens; T = L-1.
+
+    Position t of `logprobs` and `mask` refers to the token input_ids[:, t+1]: the first token of a row has
+    no log-probability. Two samples (N=2, L=5, pad_id=0, EOS 2), a prompt of two tokens and one of one:
+
+        input_ids = [[11, 12, 31, 32,  2],        prompt_len = [2, 1]
+                     [13, 33,  2,  0,  0]]        length     = [3, 2]
+        mask      = [[ F,  T,  T,  T],            # 31, 32, 2
+                     [ T,  T,  F,  F]]            # 33, 2
+        logprobs  = [[ 0., -.7, -.2, -.1],
+                     [-.9, -.3,  0.,  0.]]
     """
 
-    ids: torch.Tensor  # (N,L) prompt and completion, padded with `pad_id`
-    prompt_len: torch.Tensor  # (N,)
-    length: torch.Tensor  # (N,) tokens of the completion, the EOS that the policy chose included
-    logp: (
-        torch.Tensor
-    )  # (N,T) log-probability of the token at the sampling temperature, 0 where mask is False
-    finished: torch.Tensor  # (N,) True if the sample ended by itself, False if it was cut at max_new_tokens
-    steps: int = 0  # forward passes of decoding that it took
+    # (N,L) prompt and completion, padded with `pad_id`
+    input_ids: torch.Tensor
+    # (N,) tokens of the prompt
+    prompt_len: torch.Tensor
+    # (N,) tokens of the completion, with the EOS that the policy chose
+    length: torch.Tensor
+    # (N,T) log-probability of the token at the sampling temperature, 0 where mask is False
+    logprobs: torch.Tensor
+    # (N,) True if the sample ended by itself, False if it was cut at max_new_tokens
+    finished: torch.Tensor
+    # forward passes of decoding that it took
+    steps: int = 0
 
     @property
     def mask(self) -> torch.Tensor:
-        """(N,T) True on completion tokens; made from lengths, because pad may equal eos."""
-        t = torch.arange(
-            1, self.ids.shape[1], device=self.ids.device
-        )  # the index of the token that position t-1 speaks of
-        return (t >= self.prompt_len[:, None]) & (t < (self.prompt_len + self.length)[:, None])
+        """(N,T) True on completion tokens; made from lengths, because pad may equal EOS."""
+        # the index of the token that each position refers to
+        token = torch.arange(1, self.input_ids.shape[1], device=self.input_ids.device)
+        end = self.prompt_len + self.length
+        return (token >= self.prompt_len[:, None]) & (token < end[:, None])
 
     def completions(self) -> list[list[int]]:
-        rows = zip(self.ids.tolist(), self.prompt_len.tolist(), self.length.tolist())
+        rows = zip(self.input_ids.tolist(), self.prompt_len.tolist(), self.length.tolist())
         return [ids[start : start + n] for ids, start, n in rows]
 
 
@@ -62,16 +75,22 @@ def join(parts: list[Rollout]) -> Rollout:
     """One Rollout of all rows, padded to the longest."""
     if len(parts) == 1:
         return parts[0]
-    L = max(part.ids.shape[1] for part in parts)
+    L = max(part.input_ids.shape[1] for part in parts)
 
-    def wide(x, width):  # (n,w) -> (n,width); what is behind a sample's end means nothing
-        return F.pad(x, (0, width - x.shape[1]))
+    def concatenate(name: str, width: int | None = None) -> torch.Tensor:
+        tensors: list[torch.Tensor] = [getattr(part, name) for part in parts]
+        if width is not None:
+            tensors = [F.pad(x, (0, width - x.shape[1])) for x in tensors]
+        return torch.cat(tensors)
 
-    ids, logp = (torch.cat(x) for x in zip(*((wide(p.ids, L), wide(p.logp, L - 1)) for p in parts)))
-    prompt_len, length, finished = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("prompt_len", "length", "finished")
+    return Rollout(
+        input_ids=concatenate("input_ids", L),
+        prompt_len=concatenate("prompt_len"),
+        length=concatenate("length"),
+        logprobs=concatenate("logprobs", L - 1),
+        finished=concatenate("finished"),
+        steps=sum(part.steps for part in parts),
     )
-    return Rollout(ids, prompt_len, length, logp, finished, sum(part.steps for part in parts))
 
 
 # ---------------------------------------------------------------- random numbers, one stream a sample
@@ -86,7 +105,7 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
-def stream(seed: int, prompt: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+def random_keys(seed: int, prompt: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """(n,) int64 keys of independent random streams."""
     key = torch.full_like(prompt, seed)
     for number, odd in ((0, 0x1E3779B97F4A7C15), (prompt, 0x2545F4914F6CDD1D), (sample, 0x632BE59BD9B4E019)):
@@ -94,12 +113,12 @@ def stream(seed: int, prompt: torch.Tensor, sample: torch.Tensor) -> torch.Tenso
     return key
 
 
-def uniform(key: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def random_uniform(key: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """(n,) float32 in [0,1) with 24 random bits."""
     return ((_mix(key + position * -0x61C8864680B583EB) >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
-def sample(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float, top_k: int):
+def sample_tokens(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float, top_k: int):
     """Tokens (n,) and their log-probabilities (n,) from logits (n,V) and one uniform number a row, by
     inverse CDF.
 
@@ -125,7 +144,7 @@ def sample(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: flo
     return token, logp.gather(-1, token[:, None])[:, 0]
 
 
-def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device) -> int:
+def fit_slots(model, length: int, dtype: torch.dtype, device: torch.device) -> int:
     """How many key-value caches of `length` tokens fit: a quarter of a CPU's memory (of all of it, so that
     a resumed run samples in the same batches), or 80 % of what is free on a GPU.
     """
@@ -148,7 +167,7 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
 # ---------------------------------------------------------------- the samples in the making
 
 
-def first_stop(ids: list[int], stop: list[str], decode) -> int | None:
+def find_stop(ids: list[int], stop: list[str], decode) -> int | None:
     """How many of the tokens it takes until their text contains one of the strings; None if it never does."""
     if not any(s in decode(ids) for s in stop):
         return None
@@ -163,7 +182,7 @@ class Samples:
         self.stop, self.decode, self.every = list(stop), decode, CHECK[device.type == "cuda", bool(stop)]
         self.most = caps if isinstance(caps, int) else max(caps)  # tokens of the longest sample
         self.index = torch.arange(self.N + 1, device=device)
-        self.key = stream(seed, self.index // G, self.index % G)
+        self.key = random_keys(seed, self.index // G, self.index % G)
         self.eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
         self.cap = torch.full_like(self.index, self.most)
         self.cap[: self.N] = torch.as_tensor(caps, device=device)
@@ -174,7 +193,7 @@ class Samples:
     def settle(self, rows, logits):
         """Choose the next tokens (n,) of the samples `rows` (n,) from logits (n,V), and say which go on."""
         at = self.length[rows]
-        token, logp = sample(logits, uniform(self.key[rows], at), *self.choose)
+        token, logp = sample_tokens(logits, random_uniform(self.key[rows], at), *self.choose)
         done = torch.isin(token, self.eos)
         self.tokens[rows, at], self.logp[rows, at] = token, logp
         self.length[rows], self.finished[rows] = at + 1, done
@@ -194,7 +213,7 @@ class Samples:
     def rollout(self, steps: int) -> Rollout:
         device, G, N = self.index.device, self.G, self.N
         for i in range(N if self.stop else 0):
-            if cut := first_stop(self.tokens[i, : self.length[i]].tolist(), self.stop, self.decode):
+            if cut := find_stop(self.tokens[i, : self.length[i]].tolist(), self.stop, self.decode):
                 self.length[i], self.finished[i] = cut, True
         prompt_len = torch.tensor([len(p) for p in self.prompts], device=device).repeat_interleave(G)
         length = self.length[:N]
@@ -341,8 +360,8 @@ def sampling_path(model) -> str:
         try:
             with torch.inference_mode():
                 roll = probe(model, path)
-            expected, spread = own_logp(model, roll)
-            gap = (roll.logp - expected).abs().max().item()
+            expected, spread = model_logprobs(model, roll)
+            gap = (roll.logprobs - expected).abs().max().item()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model's own code raises on inputs that it does not take
@@ -433,7 +452,7 @@ def generate(
         path = sampling_path(model)
     if path != "fast":
         announce(f"{model.config.model_type} {SLOWER[path]}")
-    slots = min(samples.N, slots or slots_that_fit(model, width, dtype, device))
+    slots = min(samples.N, slots or fit_slots(model, width, dtype, device))
     if slots < samples.N:
         announce(f"{slots} samples of up to {width} tokens at a time (slots, or memory, for no more)")
     mixed = path != "fast" and dtype != torch.float32

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import tasks
 from engine import rollout
-from engine.policy import own_logp, random_ids, rounding
+from engine.policy import model_logprobs, random_ids, rounding
 from runtime.runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -123,9 +123,9 @@ def check_policy(model, source: str, token_logp) -> None:
         prompt_len, length = torch.tensor([[2, 3], [3, 8]], device=model.device)
         unknown = torch.zeros(2, 10, device=model.device)
         roll = rollout.Rollout(random_ids(model, 2, 11), prompt_len, length, unknown, length > 0)
-        expected, spread = own_logp(model, roll)
+        expected, spread = model_logprobs(model, roll)
         with torch.enable_grad():
-            logp = token_logp(model, roll.ids, roll.mask, 1.0)[0].detach()
+            logp = token_logp(model, roll.input_ids, roll.mask, 1.0)[0].detach()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's own code raises on inputs that it does not take

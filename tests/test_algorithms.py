@@ -58,7 +58,7 @@ class Slow:
     def __init__(self, name, models, batch, aux_before):
         policy, old, ref, prm = models
         self.policy = copy.deepcopy(policy)
-        ids, self.n = batch.roll.ids, batch.roll.length.tolist()
+        ids, self.n = batch.roll.input_ids, batch.roll.length.tolist()
         self.pi = [log_probs(self.policy, ids[i], n) for i, n in enumerate(self.n)]
         with torch.no_grad():
             self.old = [log_probs(old[name], ids[i], n) for i, n in enumerate(self.n)]
@@ -208,7 +208,7 @@ def test_the_prms_loss_and_gradient(models):
     _, batch, aux = make("prime", models)  # its PRM has made its step
     total = 0.0
     for i in rows:
-        ids, n = batch.roll.ids[i], LENGTH[i]
+        ids, n = batch.roll.input_ids[i], LENGTH[i]
         with torch.no_grad():
             ref = log_probs(models[2], ids, n)
         odds = sum(0.7 * (a - b) for a, b in zip(log_probs(prm, ids, n), ref))
@@ -238,7 +238,7 @@ def test_micro_batches_padding_order_and_ranks(name, models):
             assert torch.allclose(flat(aux.own), learned, atol=1e-12)
         again, gradient = step(policy, other)
         assert again == pytest.approx(loss, abs=1e-12) and torch.allclose(gradient, whole, atol=1e-12)
-    weight = torch.zeros_like(batch.roll.logp)  # ranks: rows are split, advantages and weights are not
+    weight = torch.zeros_like(batch.roll.logprobs)  # ranks: rows are split, advantages and weights are not
     weight[batch.rows] = WEIGHTS[batch.cfg.weight](batch.active[batch.rows].double(), CAP)
     parts = [
         tinyr1.backward(start, batch, rows, weight)[0] for rows in batch.rows[[*range(0, 8, 3)]].split(1)
@@ -307,7 +307,7 @@ def test_entropy_bonus_reaches_the_weights(models):
     weight = WEIGHTS["constant"](batch.active.double(), CAP)
     bonus, other = 0.0, copy.deepcopy(models[0])
     for i, n in enumerate(LENGTH):
-        logits = other(input_ids=batch.roll.ids[i : i + 1]).logits[0].log_softmax(-1)
+        logits = other(input_ids=batch.roll.input_ids[i : i + 1]).logits[0].log_softmax(-1)
         for t in range(START - 1, START + n - 1):
             bonus = bonus - weight[i, t] * (logits[t].exp() * logits[t]).sum()
     bonus.backward()
@@ -418,6 +418,6 @@ def test_join_pads_to_the_longest():
                                torch.ones(n, width - 1), torch.ones(n, dtype=torch.bool), 3)  # fmt: skip
 
     joined = rollout.join([part(2, 5), part(1, 7)])
-    assert joined.ids.shape == (3, 7) and joined.logp.shape == (3, 6) and joined.steps == 6
-    assert joined.mask.sum(1).tolist() == [3, 3, 5] and joined.ids[2].tolist() == list(range(7))
-    assert math.isclose(joined.logp.sum(), 8 + 6)
+    assert joined.input_ids.shape == (3, 7) and joined.logprobs.shape == (3, 6) and joined.steps == 6
+    assert joined.mask.sum(1).tolist() == [3, 3, 5] and joined.input_ids[2].tolist() == list(range(7))
+    assert math.isclose(joined.logprobs.sum(), 8 + 6)

@@ -115,9 +115,9 @@ def make(name, **more):
 
 def rows_alone(model, roll, temperature):
     """(N,T) log-probabilities by model(ids), row by row, of the completions."""
-    expected = torch.zeros_like(roll.logp)
+    expected = torch.zeros_like(roll.logprobs)
     for i, (start, count) in enumerate(zip(roll.prompt_len.tolist(), roll.length.tolist())):
-        ids = roll.ids[i : i + 1, : start + count]
+        ids = roll.input_ids[i : i + 1, : start + count]
         logp = torch.log_softmax(model(input_ids=ids).logits[0] / temperature, -1)
         for t in range(start, start + count):
             expected[i, t - 1] = logp[t - 1, ids[0, t]]
@@ -132,8 +132,8 @@ def test_sampler_and_trainer_are_the_model(name):
     kw = dict(max_new_tokens=16, eos_ids=[0, 1], temperature=0.7, seed=3)
     roll = rollout.generate(model, PROMPTS, 3, **kw)
     expected = rows_alone(model, roll, 0.7)
-    assert (roll.length < 16).any() and torch.allclose(roll.logp, expected, atol=5e-5)
-    assert torch.allclose(token_logp(model, roll.ids, roll.mask, 0.7)[0], expected, atol=5e-5)
+    assert (roll.length < 16).any() and torch.allclose(roll.logprobs, expected, atol=5e-5)
+    assert torch.allclose(token_logp(model, roll.input_ids, roll.mask, 0.7)[0], expected, atol=5e-5)
     assert policy.plain_head(model) == (name not in NOT_PLAIN)
     assert name in ANY_PATH or rollout.sampling_path(model) == ARCHITECTURES[name][0]
     assert rollout.generate(model, PROMPTS, 3, slots=5, **kw).completions() == roll.completions()
@@ -150,7 +150,7 @@ def test_an_update_has_no_dropout_and_no_jitter(name):
         [{"reward": float(r), "correct": bool(r)} for r in reward.flatten()],
     )  # fmt: skip
     batch.adv = tinyr1.advantage(batch)
-    batch.ref_logp = roll.logp
+    batch.ref_logp = roll.logprobs
     metrics = tinyr1.update(model, torch.optim.SGD(model.parameters(), lr=0.0), batch)
     assert abs(metrics["rollout_kl"]) < 1e-5 and abs(metrics["kl"]) < 1e-9 and metrics["grad_norm"] > 0
 
@@ -271,13 +271,13 @@ CHANGES = [
 def test_what_samples_is_what_is_trained(change):
     model = make("qwen2").eval()
     assert rollout.sampling_path(model) == "fast"
-    before = rollout.generate(model, PROMPTS, 1, max_new_tokens=8).logp
+    before = rollout.generate(model, PROMPTS, 1, max_new_tokens=8).logprobs
     change(model.model.layers[0])
     assert not decoder.fast_path(model)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
-    assert torch.allclose(roll.logp, rows_alone(model, roll, 1.0), atol=5e-5)
-    assert torch.allclose(roll.logp, token_logp(model, roll.ids, roll.mask, 1.0)[0], atol=5e-5)
-    assert not torch.allclose(roll.logp[:, :8], before[:, :8], atol=1e-2)
+    assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
+    assert torch.allclose(roll.logprobs, token_logp(model, roll.input_ids, roll.mask, 1.0)[0], atol=5e-5)
+    assert not torch.allclose(roll.logprobs[:, :8], before[:, :8], atol=1e-2)
 
 
 @torch.no_grad()
@@ -288,8 +288,8 @@ def test_the_ends_of_the_model_are_looked_at_too(part):
     module.register_forward_hook(lambda module, inputs, output: output * 1.5)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert rollout.sampling_path(model) == "padded"
-    assert torch.allclose(roll.logp, rows_alone(model, roll, 1.0), atol=5e-5)
-    assert torch.allclose(roll.logp, token_logp(model, roll.ids, roll.mask, 1.0)[0], atol=5e-5)
+    assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
+    assert torch.allclose(roll.logprobs, token_logp(model, roll.input_ids, roll.mask, 1.0)[0], atol=5e-5)
 
 
 @torch.no_grad()
@@ -302,7 +302,7 @@ def test_adapters_of_peft_are_sampled_from(target):
     models.check_policy(model, "x", token_logp)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert rollout.sampling_path(model) == "padded"
-    assert torch.allclose(roll.logp, rows_alone(model, roll, 1.0), atol=5e-5)
+    assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
 
 
 # ---------------------------------------------------------------- the other parts of training
@@ -351,8 +351,10 @@ def test_attention_in_fp32_beside_bf16_keeps_its_masks(name):
     models.pick_attention(model, "bf16")
     assert model.config._attn_implementation == "sdpa_fp32"
     after = rollout.generate(model, PROMPTS, 2, max_new_tokens=12)
-    assert torch.equal(before.ids, after.ids) and torch.allclose(before.logp, after.logp, atol=1e-5)
-    assert torch.allclose(after.logp, token_logp(model, after.ids, after.mask, 1.0)[0], atol=5e-5)
+    assert torch.equal(before.input_ids, after.input_ids) and torch.allclose(
+        before.logprobs, after.logprobs, atol=1e-5
+    )
+    assert torch.allclose(after.logprobs, token_logp(model, after.input_ids, after.mask, 1.0)[0], atol=5e-5)
 
 
 @pytest.mark.parametrize("name", ["opt", "modernbert-decoder", "mamba"])

@@ -95,7 +95,7 @@ def fake_rollout(model, seed=0, extra=0):
     ids = torch.nn.functional.pad(ids, (0, extra))
     roll = rollout.Rollout(ids, torch.full((8,), 3), length, torch.zeros(8, 11 + extra), length < 9)
     with torch.no_grad():
-        roll.logp = token_logp(model, ids, roll.mask, 1.0)[0]
+        roll.logprobs = token_logp(model, ids, roll.mask, 1.0)[0]
     return roll
 
 
@@ -103,7 +103,7 @@ def gradient(cfg, extra=0, order=None, engine_gap=0.0):
     """The parameters after one SGD step, which are the gradient but for sign and start."""
     model, ref = small_model(), small_model(seed=1) if cfg.kl else None
     roll = fake_rollout(small_model(), extra=extra)
-    roll.logp = roll.logp + engine_gap * roll.mask
+    roll.logprobs = roll.logprobs + engine_gap * roll.mask
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
     keep = roll.finished | torch.tensor(cfg.overlong != "mask")
     if order is not None:  # of the rows within their groups, which share a number of rows
@@ -147,9 +147,11 @@ def test_update_equals_the_formula_written_out():
         group = reward[i // 4]
         adv = (reward.flatten()[i] - group.mean()) / (group.std() + 1e-6)
         n = int(roll.length[i])
-        logits = [torch.log_softmax(m(input_ids=roll.ids[i : i + 1]).logits[0], -1) for m in (model, ref)]
+        logits = [
+            torch.log_softmax(m(input_ids=roll.input_ids[i : i + 1]).logits[0], -1) for m in (model, ref)
+        ]
         for t in range(3, 3 + n):
-            logp, ref_logp = (x[t - 1, roll.ids[i, t]] for x in logits)
+            logp, ref_logp = (x[t - 1, roll.input_ids[i, t]] for x in logits)
             ratio, d = torch.exp(logp - logp.detach()), ref_logp.detach() - logp
             objective = objective + (ratio * adv - cfg.kl * (d.exp() - d - 1)) / n / 8
     (-objective).backward()

@@ -89,9 +89,9 @@ def test_greedy_equals_hugging_face(name):
 def test_logp_is_the_trainers(name):
     model = make(name)
     out = rollout.generate(model, PROMPTS, 3, max_new_tokens=20, eos_ids=[0, 1], temperature=0.7, seed=3)
-    logp, _ = token_logp(model, out.ids, out.mask, temperature=0.7)
-    assert torch.allclose(out.logp, logp, atol=2e-5)
-    assert (out.logp[out.mask] < 0).all() and (out.logp[~out.mask] == 0).all()
+    logp, _ = token_logp(model, out.input_ids, out.mask, temperature=0.7)
+    assert torch.allclose(out.logprobs, logp, atol=2e-5)
+    assert (out.logprobs[out.mask] < 0).all() and (out.logprobs[~out.mask] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt_neox", "deepseek_v3"])
@@ -121,26 +121,26 @@ def test_mask_counts_completions_and_their_eos():
 
 def test_sampling_follows_the_distribution():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(20000, 4)
-    keys = rollout.stream(0, torch.arange(20000), torch.zeros(20000, dtype=torch.long))
-    u = rollout.uniform(keys, torch.zeros(20000, dtype=torch.long))
+    keys = rollout.random_keys(0, torch.arange(20000), torch.zeros(20000, dtype=torch.long))
+    u = rollout.random_uniform(keys, torch.zeros(20000, dtype=torch.long))
     assert abs(u.mean() - 0.5) < 0.01 and abs(u.std() - 12**-0.5) < 0.005
-    token, logp = rollout.sample(logits, u, 0.5, 1.0, 0)
+    token, logp = rollout.sample_tokens(logits, u, 0.5, 1.0, 0)
     expected = torch.softmax(logits[0] / 0.5, -1)
     assert torch.allclose(torch.bincount(token, minlength=4) / 20000, expected, atol=0.012)
     assert torch.allclose(logp.exp(), expected[token])
-    assert set(rollout.sample(logits, u, 1.0, 0.7, 0)[0].tolist()) == {0, 1}  # 0.64 alone is not 0.7
-    assert set(rollout.sample(logits, u, 1.0, 1.0, 1)[0].tolist()) == {0}
+    assert set(rollout.sample_tokens(logits, u, 1.0, 0.7, 0)[0].tolist()) == {0, 1}  # 0.64 alone is not 0.7
+    assert set(rollout.sample_tokens(logits, u, 1.0, 1.0, 1)[0].tolist()) == {0}
 
 
 def test_streams_are_independent_of_each_other():
     p, s = (x.flatten() for x in torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"))
-    keys = rollout.stream(7, p, s)
+    keys = rollout.random_keys(7, p, s)
     assert len(keys.unique()) == 64 * 64
     zero = torch.zeros(1, dtype=torch.long)
     assert (
-        rollout.uniform(rollout.stream(0, zero, zero), zero) > 0
+        rollout.random_uniform(rollout.random_keys(0, zero, zero), zero) > 0
     )  # the first sample of seed 0 is like any other
-    u = torch.stack([rollout.uniform(keys, torch.full_like(keys, t)) for t in range(32)])  # (32,4096)
+    u = torch.stack([rollout.random_uniform(keys, torch.full_like(keys, t)) for t in range(32)])  # (32,4096)
     corr = torch.corrcoef(u)
     assert (corr - torch.eye(32)).abs().max() < 0.08
 
@@ -218,7 +218,7 @@ def test_too_little_memory_halves_the_slots_and_loses_nothing(name, monkeypatch,
     monkeypatch.setattr(type(model), "forward", limited)
     assert rollout.generate(model, PROMPTS, 4, **kw).completions() == whole
     assert "4 at a time" in capsys.readouterr().out
-    monkeypatch.setattr(rollout, "slots_that_fit", lambda *_: 3)
+    monkeypatch.setattr(rollout, "fit_slots", lambda *_: 3)
     rollout._announced.clear()
     assert rollout.generate(model, PROMPTS, 4, **kw).completions() == whole
     assert "3 samples" in capsys.readouterr().out
@@ -233,5 +233,5 @@ def test_graphs_change_nothing_on_a_gpu(name, monkeypatch):
     monkeypatch.setattr(rollout, "Graphs", lambda step: step)
     without = rollout.generate(model, PROMPTS, 8, **kw)
     assert with_graphs.completions() == without.completions()
-    logp, _ = token_logp(model, without.ids, without.mask, temperature=1.0)
-    assert torch.allclose(with_graphs.logp, logp, atol=1e-3)
+    logp, _ = token_logp(model, without.input_ids, without.mask, temperature=1.0)
+    assert torch.allclose(with_graphs.logprobs, logp, atol=1e-3)
