@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import tasks
 from engine import rollout
-from engine.policy import model_logprobs, random_ids, rounding
+from engine.policy import model_logprobs, random_ids, rounding_tolerance
 from runtime.runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -132,7 +132,7 @@ def check_policy(model, source: str, token_logp) -> None:
         reason = " ".join(str(error).split())[:600]
         raise UserError(f"{source} cannot be trained: {reason or type(error).__name__}.") from error
     gap = (logp - expected).abs().max().item()
-    if not gap <= rounding(model) * spread:
+    if not gap <= rounding_tolerance(model) * spread:
         raise UserError(
             f"{source} cannot be trained: beside a longer row, its log-probabilities differ by {gap:.2g} "
             "nats from those of the row alone, so that padding would change the gradient. Choose a causal "
