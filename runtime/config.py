@@ -12,7 +12,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import HfArgumentParser
 
 import tasks
-from runtime.models import MADE_HERE
+from runtime.presets import MADE_HERE
 from runtime.runfolder import UserError
 
 
