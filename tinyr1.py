@@ -23,22 +23,23 @@ import collections
 import difflib
 import importlib
 import itertools
-import math
 import sys
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
-from tqdm import tqdm
 
 import tasks
-from critic import Critic, ImplicitPRM, gae
-from engine import rollout
+from critic import Critic, ImplicitPRM, NoAux, gae
 from engine.policy import states_and_head
+from engine.rollout import Rollout, generate, join, longest_prompt
 from runtime import config
-from runtime.metrics import evaluation, finish, sample_records, summarise
+from runtime.learner import Learner, weights_are_finite
+from runtime.loop import Loop, State
+from runtime.metrics import evaluation, sample_records, summarise
 from runtime.models import (
     check_policy,
     check_tokenizer,
@@ -50,9 +51,10 @@ from runtime.models import (
     recompute_layers,
     stop_ids,
 )
-from runtime.problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
-from runtime.runfolder import HERE, Clock, Interrupt, Run, UserError, check_export, release_locks
-from runtime.scoring import CONTROLS, check_some_succeeded, score
+from runtime.problems import Problem, Problems, check_splits, held_out
+from runtime.runfolder import HERE, Clock, Run, UserError, check_export, release_locks
+from runtime.scoring import check_some_succeeded, score
+from tasks import rewards
 
 # ---------------------------------------------------------------- configuration
 
@@ -105,8 +107,9 @@ class Config:
     band_low: float = knob(0.0, "leave groups out whose share of right answers is smaller")
     band_high: float = knob(1.0, "leave groups out whose share of right answers is larger")
     resample: int = knob(0, "most extra draws of new prompts in the place of the groups left out")
-    overlong: str = knob("keep", "samples cut at the cap: keep, mask the loss, or penalise softly before it",
-                         ["keep", "mask", "penalise"])  # fmt: skip
+    mask_truncated: bool = knob(
+        False, "leave the tokens of responses that were cut at the cap out of the loss"
+    )
     overlong_buffer: int = knob(64, "tokens before the cap over which the soft penalty grows from 0 to 1")
     aux: str = knob("none", "model beside the policy: critic, or implicit PRM")
     critic: str = knob("copy", "values from a copy of the backbone, or a head on the policy's own features",
@@ -115,7 +118,7 @@ class Config:
     prm_beta: float = knob(0.05, "process reward = prm_beta * log(PRM / reference)")
     aux_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
     aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
-    reward_mode: str = knob("task", "whose rewards train: the task's, or a control's")
+    rewards: str = knob("task", "components that add up, such as task,format:0.2,overlong: tasks/rewards.py")
     verdict_seconds: float = knob(60.0, "a verdict that takes longer counts as failed")
     # optimization
     steps: int = knob(60, "training steps")
@@ -163,7 +166,7 @@ ALGORITHMS = {
     "grpo": dict(adv="zscore", weight="sequence", kl=0.04, kl_estimator="k3"),  # 2402.03300, eq. 3, 4, 21
     "drgrpo": dict(adv="centred", weight="constant", kl=0.0),  # 2503.20783
     "dapo": dict(adv="zscore", weight="token", kl=0.0, clip_low=0.2, clip_high=0.28, drop_dead=True,
-                 resample=8, overlong="penalise"),  # 2503.14476, eq. 8, 11, 13
+                 resample=8, rewards="task,overlong"),  # 2503.14476, eq. 8, 11, 13
     "rloo": dict(adv="loo", weight="sum", kl=0.03, kl_estimator="k1", kl_in="reward"),  # 2402.14740
     "reinforce++": dict(adv="return", whiten=True, weight="token", kl=0.01, kl_estimator="k1",
                         kl_in="reward"),  # 2501.03262
@@ -186,7 +189,7 @@ TINYZERO = dict(
 )  # fmt: skip
 MINI = dict(
     task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
-    schedule="cosine", max_new_tokens=512, overlong="penalise", overlong_buffer=128,
+    schedule="cosine", max_new_tokens=512, rewards="task,overlong", overlong_buffer=128,
 )  # fmt: skip
 PRESETS = {
     "mini": MINI,
@@ -194,7 +197,7 @@ PRESETS = {
     "mini-dip": dict(MINI, model="runs/dip-base", weight="token"),
     "mini-multiply": dict(
         task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"], kl=0.0, lr=4e-4,
-        steps=60, schedule="cosine", max_new_tokens=160, overlong="penalise", overlong_buffer=32,
+        steps=60, schedule="cosine", max_new_tokens=160, rewards="task,overlong", overlong_buffer=32,
     ),
     "smollm2": dict(
         model="HuggingFaceTB/SmolLM2-135M-Instruct", task="multiplication", template="chat",
@@ -219,411 +222,505 @@ GPU_GB = {
 
 def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
     """(config, preset's name or "") of a command line. Errors: UserError."""
-    tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": WEIGHTS, "aux": AUX}
-    tables |= {"surrogate": SURROGATE, "kl_estimator": KL, "reward_mode": ["task", *CONTROLS]}
+    tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "weight": LOSS_NORM, "aux": AUX}
+    tables |= {"surrogate": SURROGATE, "kl_estimator": KL}
     return config.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
 
 
-# ---------------------------------------------------------------- the objective
-
+# ---------------------------------------------------------------- the policy
 
 LOGITS = 2**25  # elements of a chunk of logits
 
 
-def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, entropy_grad=False):
-    """Log-probability (n,T) of every completion token ids[:, t+1] under the model, and the entropy (n,T)
-    there; 0 elsewhere.
+class Policy(nn.Module):
+    """A causal language model that says how likely given completions are, at the sampling temperature."""
 
-    ids (n,L) right-padded, mask (n,T). The vocabulary dimension exists here only, for completion tokens only,
-    and in chunks that the backward pass recomputes (for all tokens where the model has more than a plain
-    output projection).
-    """
-    states, head = states_and_head(model, ids)
-    states = states[:, :-1][mask]  # (M,H) of the M tokens
-    chosen = ids[:, 1:][mask]  # (M,)
+    def __init__(self, model, temperature: float, precision: str):
+        super().__init__()
+        self.model, self.temperature, self.precision = model, temperature, precision
 
-    def chunk(states, chosen):
-        logits = head(states)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # (m,V)
-        logZ = logits.logsumexp(-1)  # (m,)
-        logp = logits.gather(-1, chosen[:, None])[:, 0] - logZ
-        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-            entropy = logZ - (torch.softmax(logits, -1) * logits).sum(-1)
-        return logp, entropy
+    def autocast(self):
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    size = max(1, LOGITS // model.get_input_embeddings().weight.shape[0])
-    if len(chosen) <= size:
-        parts = [chunk(states, chosen)]
-    else:
-        pairs = zip(states.split(size), chosen.split(size))
-        parts = [
-            recompute(chunk, s, c, use_reentrant=False) if torch.is_grad_enabled() else chunk(s, c)
-            for s, c in pairs
-        ]
-    logp, entropy = (torch.cat(x) for x in zip(*parts))
-    full = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device)
-    return full.masked_scatter(mask, logp), full.masked_scatter(mask, entropy)
+    def forward(self, input_ids: Tensor, mask: Tensor, entropy_grad: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probability (n,T) of every completion token input_ids[:, t+1], and the entropy (n,T) there; 0
+        elsewhere.
+
+        input_ids (n,L) right-padded, mask (n,T). The vocabulary dimension exists here only, for completion
+        tokens only, and in chunks that the backward pass recomputes (for all tokens where the model has more
+        than a plain output projection).
+        """
+        with self.autocast():
+            return self.token_logprobs(input_ids, mask, entropy_grad)
+
+    def token_logprobs(self, input_ids: Tensor, mask: Tensor, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+        states, head = states_and_head(self.model, input_ids)
+        states = states[:, :-1][mask]  # (M,H) of the M tokens
+        chosen = input_ids[:, 1:][mask]  # (M,)
+
+        def chunk(states, chosen):
+            logits = head(states)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature  # (m,V)
+            logZ = logits.logsumexp(-1)  # (m,)
+            logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logZ
+            with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+                entropy = logZ - (torch.softmax(logits, -1) * logits).sum(-1)
+            return logprobs, entropy
+
+        size = max(1, LOGITS // self.model.get_input_embeddings().weight.shape[0])
+        chunks = list(zip(states.split(size), chosen.split(size))) or [(states, chosen)]
+        if len(chunks) > 1 and torch.is_grad_enabled():
+            parts = [recompute(chunk, *pair, use_reentrant=False) for pair in chunks]
+        else:
+            parts = [chunk(*pair) for pair in chunks]
+        logprobs, entropy = (torch.cat(x) for x in zip(*parts))
+        full = torch.zeros(mask.shape, dtype=logprobs.dtype, device=logprobs.device)
+        return full.masked_scatter(mask, logprobs), full.masked_scatter(mask, entropy)
+
+    def state_dict(self, *args, **options):
+        """The model's own, so that a checkpoint holds its names."""
+        return self.model.state_dict(*args, **options)
+
+    def load_state_dict(self, *args, **options):
+        return self.model.load_state_dict(*args, **options)
 
 
-ADVANTAGE = {  # reward (B,G) of whole responses -> advantage (B,G), the same for each of their tokens
-    "zscore": lambda reward: (
-        (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-6)
-    ),  # 2402.03300, 4.1.2
-    "centred": lambda reward: reward - reward.mean(1, keepdim=True),  # Dr. GRPO, 2503.20783
-    "loo": lambda reward: (
-        reward - (reward.sum(1, keepdim=True) - reward) / (reward.shape[1] - 1)
-    ),  # leave-one-out: RLOO, 2402.14740
+# ---------------------------------------------------------------- the objective
+
+ADVANTAGE = {  # rewards (B,G) of whole responses -> advantages (B,G), the same for each of their tokens
+    # 2402.03300, 4.1.2
+    "zscore": lambda rewards: (
+        (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
+    ),
+    # Dr. GRPO, 2503.20783
+    "centred": lambda rewards: rewards - rewards.mean(1, keepdim=True),
+    # leave-one-out: RLOO, 2402.14740
+    "loo": lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1),
 }
 
-WEIGHTS = {  # mask (N,T), max_new_tokens -> weight (N,T) of the optimizer batch: micro-batches just add up
-    "sequence": lambda mask, cap: (
-        mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-    ),  # 1/N sum 1/|o|: 2402.03300, eq. 3
-    "token": lambda mask, cap: mask / mask.sum().clamp(min=1),  # DAPO, 2503.14476, eq. 8
-    "constant": lambda mask, cap: mask / (len(mask) * cap),  # Dr. GRPO: a constant in the place of the length
-    "sum": lambda mask, cap: mask / len(mask),  # the log-probability of the response: RLOO, 2402.14740
+LOSS_NORM = {  # mask (N,T), max_new_tokens -> weights (N,T) over the minibatch: micro-batches just add up
+    # 1/N sum 1/|o|: 2402.03300, eq. 3
+    "sequence": lambda mask, cap: mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask),
+    # DAPO, 2503.14476, eq. 8
+    "token": lambda mask, cap: mask / mask.sum().clamp(min=1),
+    # Dr. GRPO: a constant instead of the length
+    "constant": lambda mask, cap: mask / (len(mask) * cap),
+    # the log-probability of the response: RLOO, 2402.14740
+    "sum": lambda mask, cap: mask / len(mask),
 }
 
 KL = {  # log(policy/reference) -> estimate of KL(policy || reference), joschu.net/blog/kl-approx.html
-    "k1": lambda d: d,
-    "k2": lambda d: d**2 / 2,
-    "k3": lambda d: torch.exp(-d) - 1 + d,
+    "k1": lambda log_ratio: log_ratio,
+    "k2": lambda log_ratio: log_ratio**2 / 2,
+    "k3": lambda log_ratio: torch.exp(-log_ratio) - 1 + log_ratio,
 }
 
-SURROGATE = {  # ratio, the clipped ratio, advantage, log-probability, all (n,T) -> objective (n,T)
-    "clip": lambda ratio, clipped, adv, logp: torch.minimum(ratio * adv, clipped * adv),  # PPO, 1707.06347
-    "cispo": lambda ratio, clipped, adv, logp: clipped.detach() * adv * logp,  # 2506.13585
+SURROGATE = {  # ratio, clipped ratio, advantages, logprobs, all (n,T) -> objective (n,T)
+    # PPO, 1707.06347
+    "clip": lambda ratio, clipped, adv, logprobs: torch.minimum(ratio * adv, clipped * adv),
+    # 2506.13585
+    "cispo": lambda ratio, clipped, adv, logprobs: clipped.detach() * adv * logprobs,
 }
 
 
-def policy_loss(logp, old_logp, adv, weight, cfg: Config, ref_logp=None, entropy=None):
-    """Minus the surrogate objective, less the KL penalty (with ref_logp), plus the entropy bonus (with
-    entropy), summed under `weight`; all (n,T). Returns the loss and metric sums (n,T).
+def policy_loss(
+    logprobs, old_logprobs, advantages, weights, cfg, kl_coef=0.0, ref_logprobs=None, entropy=None
+):
+    """Minus the surrogate objective, minus the KL penalty (with ref_logprobs), plus the entropy bonus (with
+    entropy), summed with `weights`; all (n,T). Returns the loss and per-token metrics (n,T).
 
-    GRPO, 2402.03300, eq. 3: min(ratio*adv, clip(ratio)*adv) - kl * KL(policy || reference).
+    GRPO, 2402.03300, eq. 3: min(ratio*adv, clip(ratio)*adv) - kl_coef * KL(policy || reference).
     """
-    log_ratio = logp - old_logp
-    if cfg.ratio == "sequence":  # the geometric mean over the response: GSPO, 2507.18071, eq. 7
-        inside = weight != 0
+    log_ratio = logprobs - old_logprobs
+    # the geometric mean over the response: GSPO, 2507.18071, eq. 7
+    if cfg.ratio == "sequence":
+        inside = weights != 0
         log_ratio = (log_ratio * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp(min=1)
-    ratio = torch.exp(log_ratio).expand_as(logp)
+    ratio = torch.exp(log_ratio).expand_as(logprobs)
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
-    objective = SURROGATE[cfg.surrogate](ratio, clipped, adv, logp)
-    sums = {"clip_frac": (objective != SURROGATE[cfg.surrogate](ratio, ratio, adv, logp)).float()}
-    if cfg.clip_dual:  # 1912.09729
-        objective = torch.where(adv < 0, torch.maximum(objective, cfg.clip_dual * adv), objective)
-    if ref_logp is not None:
-        sums["kl"] = KL[cfg.kl_estimator](logp - ref_logp)
-        objective = objective - cfg.kl * sums["kl"]
+    surrogate = SURROGATE[cfg.surrogate]
+    objective = surrogate(ratio, clipped, advantages, logprobs)
+    per_token = {"clip_frac": (objective != surrogate(ratio, ratio, advantages, logprobs)).float()}
+    # 1912.09729
+    if cfg.clip_dual:
+        bound = torch.maximum(objective, cfg.clip_dual * advantages)
+        objective = torch.where(advantages < 0, bound, objective)
+    if ref_logprobs is not None:
+        per_token["kl"] = KL[cfg.kl_estimator](logprobs - ref_logprobs)
+        objective = objective - kl_coef * per_token["kl"]
     if entropy is not None:
         objective = objective + cfg.entropy * entropy
-    return -(objective * weight).sum(), sums
+    return -(objective * weights).sum(), per_token
+
+
+# ---------------------------------------------------------------- the batch
+
+
+class Samples(NamedTuple):
+    """What a step has sampled: G responses to each of B problems (more than --prompts after resampling)."""
+
+    problems: list[Problem]  # (B,)
+    rollout: Rollout  # N = B*G rows
+    records: list[dict]  # (N,) text, verdict, length
+    rewards: np.ndarray  # (N,) the sum of --rewards
+    components: dict[str, np.ndarray]  # (N,) each, before weighting
 
 
 @dataclass
 class Batch:
-    """The N samples of a step and what becomes known of them on the way to `update`. (N,T) tensors mean
-    nothing outside `active`.
+    """The N samples of a step, and what becomes known about them on the way to `update`. (N,T) tensors mean
+    nothing outside `loss_mask`.
     """
 
+    # filled by make_batch
     cfg: Config
     step: int
-    roll: rollout.Rollout
-    reward: torch.Tensor  # (B,G) the task's (or the control's), less the penalty for length
-    outcome: torch.Tensor  # (B,G) bool, right or wrong
-    keep: torch.Tensor  # (N,) bool, False: the row's tokens get no loss
-    counted: torch.Tensor  # (N,) bool, False: the row is left out of the batch and its means
-    old_logp: torch.Tensor | None = None  # (N,T) under the policy before the update, if something needs it
-    ref_logp: torch.Tensor | None = None  # (N,T) under the initial policy, if something needs it
-    value: torch.Tensor | None = None  # (N,T) the critic's, of the state before each token
-    ret: torch.Tensor | None = None  # (N,T) what the critic should have said
-    process: torch.Tensor | None = None  # (N,T) PRIME's advantage by process rewards
-    adv: torch.Tensor | None = None  # (N,T)
+    kl_coef: float
+    rollout: Rollout
+    rewards: Tensor  # (B,G)
+    correct: Tensor  # (B,G) bool
+    in_batch: Tensor  # (N,) bool, False: a filter leaves the row out of the batch and its means
+    has_loss: Tensor  # (N,) bool, False: the row counts in the means, but its tokens have no loss
+    # filled by compute_logprobs, where something needs them
+    old_logprobs: Tensor | None = None  # (N,T) under the policy before the update
+    ref_logprobs: Tensor | None = None  # (N,T) under the initial policy
+    # filled by aux.prepare
+    values: Tensor | None = None  # (N,T) of the state before each token, by the critic before its update
+    process_advantages: Tensor | None = None  # (N,T) PRIME's, by process rewards
+    # filled by compute_advantages
+    returns: Tensor | None = None  # (N,T) what the critic should have said
+    advantages: Tensor | None = None  # (N,T)
 
     def __post_init__(self):
-        self.mask = self.roll.mask  # (N,T) bool, the tokens of the completions
-        self.active = self.mask & (self.keep & self.counted)[:, None]  # (N,T) bool, those with a loss
-        self.total = self.roll.prompt_len + self.roll.length  # (N,)
-        self.rows = torch.nonzero(self.counted)[:, 0]
+        self.mask = self.rollout.mask  # (N,T) bool, the tokens of the completions
+        self.loss_mask = self.mask & (self.has_loss & self.in_batch)[:, None]  # (N,T) bool
+        self.total_length = self.rollout.prompt_len + self.rollout.length  # (N,)
+        self.rows = torch.nonzero(self.in_batch)[:, 0]
 
-    def micro(self, rows):
-        """Micro-batches of these rows: (rows, where they are in (N,T) tensors, ids (n,L'), mask (n,L'-1))."""
-        for part, width in micro_batches(rows, self.total, self.cfg.micro_tokens):
-            yield (
-                part,
-                (part, slice(width - 1)),
-                self.roll.input_ids[part, :width],
-                self.mask[part, : width - 1],
-            )
+    def micro(self, rows: Tensor):
+        """Micro-batches of these rows: (where they are in (N,T) tensors, input_ids (n,L'), mask (n,L'-1))."""
+        for part, width in micro_batches(rows, self.total_length, self.cfg.micro_tokens):
+            where = (part, slice(width - 1))
+            yield where, self.rollout.input_ids[part, :width], self.mask[where]
 
-    def autocast(self):
-        kind = self.roll.input_ids.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.cfg.precision == "bf16")
-
-    def logp(self, network, ids, mask, entropy_grad=False):
-        with self.autocast():
-            return token_logp(network, ids, mask, self.cfg.temperature, entropy_grad)
-
-    @torch.no_grad()
-    def stored(self, score) -> torch.Tensor:
-        """(N,T) of score(ids, mask) under fixed weights."""
-        out = torch.zeros_like(self.roll.logprobs)
-        for _, at, ids, mask in self.micro(self.rows):
-            out[at] = score(ids, mask).to(out.dtype)
-        return out
-
-    def parts(self):
+    def minibatches(self):
         """The rows of each optimizer step, `epochs` x `minibatches` of them."""
         shuffle = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
         for _ in range(self.cfg.epochs):
             order = torch.randperm(len(self.rows), generator=shuffle).to(self.rows.device)
             yield from self.rows[order].chunk(self.cfg.minibatches)
 
-
-def recall(batch: Batch, model, ref) -> dict:
-    """Store the log-probabilities under the present policy and the reference, where something needs them."""
-    cfg = batch.cfg
-    in_reward = ref is not None and cfg.kl > 0 and cfg.kl_in == "reward"
-    model.eval()  # gradients need no training mode, and dropout or router jitter would be another policy
-    if ref is not None:
-        batch.ref_logp = batch.stored(lambda *x: batch.logp(ref, *x)[0])
-    if cfg.epochs * cfg.minibatches > 1 or in_reward:
-        batch.old_logp = batch.stored(lambda *x: batch.logp(model, *x)[0])
-    if not in_reward:
-        return {}
-    kl = KL[cfg.kl_estimator](batch.old_logp - batch.ref_logp)[batch.active]
-    return {"kl": kl.sum().item() / max(1, len(kl))}
+    @torch.no_grad()
+    def map(self, function) -> Tensor:
+        """(N,T) of function(input_ids, mask) over all micro-batches, under fixed weights."""
+        out = torch.zeros_like(self.rollout.logprobs)
+        for where, input_ids, mask in self.micro(self.rows):
+            out[where] = function(input_ids, mask).to(out.dtype)
+        return out
 
 
-def advantage(batch: Batch) -> torch.Tensor:
-    """(N,T) advantages, 0 where not active. KL in the reward enters here; fills batch.ret for the critic."""
-    cfg, zero, penalty = batch.cfg, torch.zeros_like(batch.roll.logprobs), None
-    reward = batch.reward.to(zero.dtype)  # (B,G)
-    if cfg.kl and cfg.kl_in == "reward":
-        penalty = cfg.kl * KL[cfg.kl_estimator](batch.old_logp - batch.ref_logp) * batch.active  # (N,T)
-    if cfg.adv in ADVANTAGE:
-        if penalty is not None:
-            reward = reward - penalty.sum(1).view_as(reward)
-        # equal rewards carry no signal, though rounding could make their mean differ from them
-        equal = (reward == reward[:, :1]).all(1, keepdim=True)
-        adv = ADVANTAGE[cfg.adv](reward).masked_fill(equal, 0.0).view(-1, 1).expand_as(zero)
-    else:
-        token_reward = zero.scatter(1, (batch.total - 2)[:, None], reward.view(-1, 1))  # on the last token
-        token_reward = token_reward - (0.0 if penalty is None else penalty)
-        value = zero if cfg.adv == "return" else batch.value
-        adv = gae(token_reward, value, batch.active, cfg.gamma, 1.0 if cfg.adv == "return" else cfg.lam)
-        batch.ret = adv + value
-    adv = adv.masked_fill(~batch.active, 0.0)
-    if batch.process is not None:
-        adv = adv + batch.process
-    if cfg.whiten:  # in float64, so that equal advantages become 0 and not rounding / rounding
-        inside = adv[batch.active].double()
-        centred = inside - inside.mean()
-        scaled = centred / (centred.pow(2).mean().sqrt() + 1e-8)
-        adv = zero.masked_scatter(batch.active, scaled.to(adv.dtype))
-    return adv
-
-
-def overlong(cfg: Config, reward, length, finished):
-    """Reward (N,) with the soft penalty for length (DAPO, 2503.14476, eq. 13) and which rows (N,) keep
-    their loss.
+def micro_batches(rows: Tensor, total_length: Tensor, budget: int):
+    """Split row indices into length-sorted groups of at most `budget` padded tokens: (rows, padded length),
+    longest first.
     """
-    keep = finished | (torch.tensor(cfg.overlong != "mask", device=finished.device))
-    if cfg.overlong == "penalise":
-        over = (length - (cfg.max_new_tokens - cfg.overlong_buffer)) / cfg.overlong_buffer
-        reward = reward - over.clamp(0, 1)
-    return reward, keep
+    rows = rows[total_length[rows].argsort(descending=True, stable=True)]
+    while len(rows):
+        width = min(-(-int(total_length[rows[0]]) // 8) * 8, int(total_length.max()))
+        count = max(1, budget // width)
+        yield rows[:count], width
+        rows = rows[count:]
 
 
-# ---------------------------------------------------------------- one step: collect, score, update
+# ---------------------------------------------------------------- one step: sample
 
 
-def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: int):
-    """Sample G responses to each problem: the Rollout and the N texts, without the EOS."""
+def sample(model, tokenizer, problems: list[Problem], G: int, cfg, seed: int) -> tuple[Rollout, list[str]]:
+    """G responses to each problem: the Rollout and the N texts, without the EOS."""
     eos_ids = stop_ids(model, tokenizer, cfg.template)
     try:
-        roll = rollout.generate(
-            model, [p.ids for p in batch], G, max_new_tokens=cfg.max_new_tokens,
+        rollout = generate(
+            model, [p.ids for p in problems], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
             pad_id=pad_id(model, tokenizer), dtype=sampling_dtype(model, cfg),
         )  # fmt: skip
-    except ValueError as error:  # a prompt that does not fit
+    # a prompt that does not fit
+    except ValueError as error:
         raise UserError(f"Cannot sample: {error}.") from error
-    rows = [ids[:-1] if ids[-1] in eos_ids else ids for ids in roll.completions()]
+    rows = [ids[:-1] if ids[-1] in eos_ids else ids for ids in rollout.completions()]
     texts = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    # a thinking that the prompt has opened is the response's own
-    opened = ["<think>" * p.prompt.rstrip().endswith("<think>") for p in batch]
-    return roll, [opened[i // G] + text for i, text in enumerate(texts)]
+    # a <think> at the prompt's end belongs to the response
+    opened = ["<think>" if p.prompt.rstrip().endswith("<think>") else "" for p in problems]
+    return rollout, [opened[i // G] + text for i, text in enumerate(texts)]
 
 
-def sampling_dtype(model, cfg: Config) -> torch.dtype:
-    """bf16 on a GPU, where decoding is bound by memory; fp32 on a CPU, where the gap to the trainer is not
-    worth it.
-    """
+def sampling_dtype(model, cfg) -> torch.dtype:
+    """bf16 on a GPU, where memory bounds decoding; fp32 on a CPU, where the gap to the trainer costs more."""
     return torch.bfloat16 if model.device.type == "cuda" and cfg.precision == "bf16" else torch.float32
 
 
-def informative(cfg: Config, results: list[dict]) -> np.ndarray:
-    """(B,) bool, the groups that the filters let in: DAPO, 2503.14476, eq. 11; PRIME, 2502.01456."""
-    reward = np.array([r["reward"] for r in results]).reshape(-1, cfg.group)  # (B,G)
-    share = np.array(outcome(cfg, results)).reshape(-1, cfg.group).mean(1)  # (B,)
-    keep = (cfg.band_low <= share) & (share <= cfg.band_high)
-    return keep & (reward != reward[:, :1]).any(1) if cfg.drop_dead else keep
+def add_rewards(records: list[dict], cfg, seed) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The rewards (N,) that --rewards makes of the records, and its components.
 
-
-def outcome(cfg: Config, results: list[dict]) -> list[bool]:
-    """Right or wrong as training is told it: a control's reward is 0 or 1, and nothing else may leak."""
-    return [r["correct"] if cfg.reward_mode == "task" else r["reward"] > 0.5 for r in results]
-
-
-def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
-    """Collect and score: (problems, Rollout, records). Where the filters leave groups out, new prompts
-    take their places, in at most `resample` further draws; what was left out stays in, for the metrics.
+    A control's reward replaces the task's in the records, which keep that as task_reward, and decides what
+    training is told of right and wrong: nothing else may leak.
     """
-    batch, rolls, records, full = [], [], [], 0
+    chance = np.random.default_rng(seed).random(len(records))
+    responses = [
+        rewards.Response(r["completion"], r, r["tokens"], cfg.max_new_tokens, cfg.overlong_buffer, u)
+        for r, u in zip(records, chance)
+    ]
+    total, components = rewards.total(cfg.rewards, responses)
+    if "task" not in components:
+        for record, reward in zip(records, total.tolist()):
+            record |= {"task_reward": record["reward"], "reward": reward}
+    return total, components
+
+
+def is_correct(record: dict) -> bool:
+    """What training is told: the task's verdict, or for a control whether its reward is above a half."""
+    return record["reward"] > 0.5 if "task_reward" in record else record["correct"]
+
+
+def dead_groups(records: list[dict], G: int) -> np.ndarray:
+    """(B,) bool, the groups whose task rewards (or the control's) are all equal."""
+    reward = np.array([r["reward"] for r in records]).reshape(-1, G)
+    return (reward == reward[:, :1]).all(1)
+
+
+def passes_filters(records: list[dict], cfg) -> np.ndarray:
+    """(B,) bool, the groups that train: DAPO, 2503.14476, eq. 11; PRIME, 2502.01456."""
+    pass_rate = np.array([is_correct(r) for r in records]).reshape(-1, cfg.group).mean(1)
+    keep = (cfg.band_low <= pass_rate) & (pass_rate <= cfg.band_high)
+    return keep & ~dead_groups(records, cfg.group) if cfg.drop_dead else keep
+
+
+def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
+    """Sample and score G responses to each of the next B problems. New prompts replace the groups that the
+    filters leave out, at most `max_resamples` times; what was left out stays in, for the metrics.
+    """
+    parts: list[Samples] = []
+    missing = cfg.prompts
     for attempt in range(1 + cfg.resample):
-        new = list(itertools.islice(stream, cfg.prompts - full))
-        with clock("sample"):
-            seed = (cfg.seed << 32) + (attempt << 24) + step
-            roll, said = collect(model, tokenizer, new, cfg.group, cfg, seed)
-        with clock("score"):
-            chance = (cfg.seed, step, attempt)
-            verdicts = score(task, new, said, cfg.group, cfg.reward_mode, chance, cfg.verdict_seconds)
-        batch, rolls = batch + new, [*rolls, roll]
-        records += sample_records(new, said, verdicts, roll, cfg.group)
-        full += int(informative(cfg, verdicts).sum())
-        if full == cfg.prompts:
+        problems = list(itertools.islice(loop.data, missing))
+        with loop.clock("sample"):
+            seed = (cfg.seed << 32) + (attempt << 24) + loop.state.step
+            rollout, texts = sample(policy.model, tokenizer, problems, cfg.group, cfg, seed)
+        with loop.clock("score"):
+            verdicts = score(task, problems, texts, cfg.group, cfg.verdict_seconds)
+            records = sample_records(problems, texts, verdicts, rollout, cfg.group)
+            total, components = add_rewards(records, cfg, (cfg.seed, loop.state.step, attempt))
+        parts.append(Samples(problems, rollout, records, total, components))
+        missing -= int(passes_filters(records, cfg).sum())
+        if not missing:
             break
-    return batch, rollout.join(rolls), records
+    return Samples(
+        [p for part in parts for p in part.problems],
+        join([part.rollout for part in parts]),
+        [r for part in parts for r in part.records],
+        np.concatenate([part.rewards for part in parts]),
+        {name: np.concatenate([part.components[name] for part in parts]) for name in parts[0].components},
+    )
 
 
-def assess(cfg: Config, step: int, roll: rollout.Rollout, results: list[dict]) -> Batch:
-    """The Batch of these samples: shaped rewards, and which rows count."""
-    device = roll.input_ids.device
-    reward = torch.tensor([r["reward"] for r in results], dtype=torch.float32, device=device)  # (N,)
-    reward, keep = overlong(cfg, reward, roll.length, roll.finished)
-    right = torch.tensor(outcome(cfg, results), device=device).view(-1, cfg.group)  # (B,G)
-    counted = torch.tensor(informative(cfg, results), device=device).repeat_interleave(cfg.group)  # (N,)
-    return Batch(cfg, step, roll, reward.view(-1, cfg.group), right, keep, counted)
+# ---------------------------------------------------------------- one step: advantages
 
 
-def micro_batches(rows: torch.Tensor, total: torch.Tensor, budget: int):
-    """Split row indices into length-sorted groups of at most `budget` padded tokens: (rows, padded length),
-    longest first.
+def make_batch(samples: Samples, cfg, step: int, kl_coef: float) -> Batch:
+    """The Batch of these samples: their rewards, and which rows count."""
+    rollout, device = samples.rollout, samples.rollout.input_ids.device
+    correct = torch.tensor([is_correct(r) for r in samples.records], device=device)
+    keep = torch.tensor(passes_filters(samples.records, cfg), device=device)  # (B,)
+    has_loss = rollout.finished if cfg.mask_truncated else torch.ones_like(rollout.finished)
+    return Batch(
+        cfg, step, kl_coef, rollout,
+        rewards=torch.from_numpy(samples.rewards).to(device).view(-1, cfg.group),
+        correct=correct.view(-1, cfg.group),
+        in_batch=keep.repeat_interleave(cfg.group),
+        has_loss=has_loss,
+    )  # fmt: skip
+
+
+def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg) -> dict:
+    """Fill in the log-probabilities under the policy and the reference, where something needs them."""
+    in_reward = batch.kl_coef > 0 and cfg.kl_in == "reward"
+    # gradients need no training mode, and dropout or router jitter would be another policy
+    policy.eval()
+    if reference is not None:
+        batch.ref_logprobs = batch.map(lambda *x: reference(*x)[0])
+    if cfg.epochs * cfg.minibatches > 1 or in_reward:
+        batch.old_logprobs = batch.map(lambda *x: policy(*x)[0])
+    if not in_reward:
+        return {}
+    kl = KL[cfg.kl_estimator](batch.old_logprobs - batch.ref_logprobs)[batch.loss_mask]
+    return {"kl": kl.sum().item() / max(1, len(kl))}
+
+
+def compute_advantages(batch: Batch, cfg) -> None:
+    """Fill in the advantages (N,T), 0 outside the loss mask, and the returns for a critic. KL in the reward
+    enters here.
     """
-    rows = rows[total[rows].argsort(descending=True, stable=True)]
-    while len(rows):
-        width = min(-(-int(total[rows[0]]) // 8) * 8, int(total.max()))
-        yield rows[: max(1, budget // width)], width
-        rows = rows[max(1, budget // width) :]
+    zeros, penalty = torch.zeros_like(batch.rollout.logprobs), None
+    rewards = batch.rewards.to(zeros.dtype)  # (B,G)
+    if batch.kl_coef and cfg.kl_in == "reward":
+        kl = KL[cfg.kl_estimator](batch.old_logprobs - batch.ref_logprobs)
+        penalty = batch.kl_coef * kl * batch.loss_mask  # (N,T)
+    if cfg.adv in ADVANTAGE:
+        if penalty is not None:
+            rewards = rewards - penalty.sum(1).view_as(rewards)
+        # equal rewards carry no signal, though rounding could make their mean differ from them
+        equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
+        advantages = ADVANTAGE[cfg.adv](rewards).masked_fill(equal, 0.0).view(-1, 1).expand_as(zeros)
+    else:
+        # on the last token
+        token_rewards = zeros.scatter(1, (batch.total_length - 2)[:, None], rewards.view(-1, 1))
+        token_rewards = token_rewards - (0.0 if penalty is None else penalty)
+        values = zeros if cfg.adv == "return" else batch.values
+        lam = 1.0 if cfg.adv == "return" else cfg.lam
+        advantages = gae(token_rewards, values, batch.loss_mask, cfg.gamma, lam)
+        batch.returns = advantages + values
+    advantages = advantages.masked_fill(~batch.loss_mask, 0.0)
+    if batch.process_advantages is not None:
+        advantages = advantages + batch.process_advantages
+    batch.advantages = whiten(advantages, batch.loss_mask) if cfg.whiten else advantages
 
 
-def backward(model, batch: Batch, rows, weight):
-    """Add the gradient of these rows' loss under weight (N,T), which is normalised over the whole optimizer
-    batch: (loss, sums of the metrics over tokens, tokens). Micro-batches, like the parts of ranks, add up.
+def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Advantages (N,T) with mean 0 and variance 1 over the mask, 0 outside; in float64, so that equal ones
+    become 0 and not rounding / rounding.
     """
-    cfg, roll, total, count, sums = batch.cfg, batch.roll, 0.0, 0, {}
-    for _, at, ids, mask in batch.micro(rows):
-        logp, entropy = batch.logp(model, ids, mask, cfg.entropy != 0)  # (n,T)
-        old = batch.old_logp[at] if batch.old_logp is not None else logp.detach()
-        adv = batch.adv[at]
-        if cfg.is_cap:  # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
-            adv = adv * torch.exp(old - roll.logprobs[at]).clamp(max=cfg.is_cap)
-        reference = batch.ref_logp[at] if cfg.kl and cfg.kl_in == "loss" else None
+    inside = advantages[mask].double()
+    centred = inside - inside.mean()
+    scaled = centred / (centred.pow(2).mean().sqrt() + 1e-8)
+    return torch.zeros_like(advantages).masked_scatter(mask, scaled.to(advantages.dtype))
+
+
+# ---------------------------------------------------------------- one step: update
+
+
+def backward(policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg) -> tuple[float, dict, int]:
+    """Add the gradient of these rows' loss with weights (N,T), which are normalised over the whole minibatch:
+    (loss, sums of the metrics over tokens, tokens). Micro-batches, like the parts of ranks, add up.
+    """
+    total, count, sums = 0.0, 0, collections.Counter()
+    for where, input_ids, mask in batch.micro(rows):
+        logprobs, entropy = policy(input_ids, mask, cfg.entropy != 0)  # (n,T)
+        sampler = batch.rollout.logprobs[where]
+        old = batch.old_logprobs[where] if batch.old_logprobs is not None else logprobs.detach()
+        advantages = batch.advantages[where]
+        # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
+        if cfg.is_cap:
+            advantages = advantages * torch.exp(old - sampler).clamp(max=cfg.is_cap)
+        reference = batch.ref_logprobs[where] if batch.kl_coef and cfg.kl_in == "loss" else None
         bonus = entropy if cfg.entropy else None
-        loss, parts = policy_loss(logp, old, adv, weight[at], cfg, reference, bonus)
+        loss, per_token = policy_loss(
+            logprobs, old, advantages, weights[where], cfg, batch.kl_coef, reference, bonus
+        )
         loss.backward()
         total += loss.item()
-        parts |= {"entropy": entropy, "rollout_kl": roll.logprobs[at] - old}
-        for name, x in parts.items():
-            sums[name] = sums.get(name, 0.0) + (x.detach() * mask).sum().item()
+        per_token |= {"entropy": entropy, "rollout_kl": sampler - old}
+        for name, x in per_token.items():
+            sums[name] += (x.detach() * mask).sum().item()
         count += int(mask.sum())
     return total, sums, count
 
 
-def update(model, optimizer, batch: Batch) -> dict:
-    """`epochs` x `minibatches` optimizer steps on the rows of a batch whose `adv` is known. Gives metrics.
+def update(learner: Learner, batch: Batch, cfg) -> dict:
+    """`epochs` x `minibatches` optimizer steps on the rows of a batch whose advantages are known. Metrics.
 
     Rows whose advantages are 0 have no gradient without a KL penalty or an entropy bonus: they count in the
     loss's means but are not computed, so entropy, clip_frac, kl and rollout_kl are means over the tokens of
-    the other rows. A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
+    the other rows. A NaN or infinite gradient never reaches the weights.
     """
-    cfg = batch.cfg
-    model.eval()
-    all_rows = cfg.entropy or (cfg.kl and cfg.kl_in == "loss")
-    sums, tokens, norms, losses, skipped = collections.Counter(), 0, [], [], 0
-    for part in batch.parts() if batch.step >= cfg.aux_warmup else ():
-        weight = torch.zeros_like(batch.roll.logprobs)  # (N,T)
-        weight[part] = WEIGHTS[cfg.weight](batch.active[part].to(weight.dtype), cfg.max_new_tokens)
-        live = part if all_rows else part[(batch.adv[part] != 0).any(1)]
-        loss, parts, count = backward(model, batch, live, weight)
-        sums.update(parts)
+    policy = learner.module
+    policy.eval()
+    every_row = cfg.entropy or (batch.kl_coef and cfg.kl_in == "loss")
+    sums, tokens, norms, losses = collections.Counter(), 0, [], []
+    for rows in batch.minibatches() if batch.step >= cfg.aux_warmup else ():
+        weights = torch.zeros_like(batch.rollout.logprobs)  # (N,T)
+        mask = batch.loss_mask[rows].to(weights.dtype)
+        weights[rows] = LOSS_NORM[cfg.weight](mask, cfg.max_new_tokens)
+        live = rows if every_row else rows[(batch.advantages[rows] != 0).any(1)]
+        loss, part, count = backward(policy, batch, live, weights, cfg)
+        sums.update(part)
         tokens += count
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip).item()
-        if math.isfinite(norm) and math.isfinite(loss):
-            optimizer.step()
-            norms.append(norm), losses.append(loss)
-        else:
-            skipped += 1
-        optimizer.zero_grad(set_to_none=True)
+        norm = learner.step(loss)
+        if norm is not None:
+            norms.append(norm)
+            losses.append(loss)
     metrics = {name: value / max(tokens, 1) for name, value in sums.items()}
     metrics |= {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))} if norms else {}
-    return metrics | {"skipped": skipped, "updated_tokens": tokens}
+    return metrics | {"updated_tokens": tokens}
 
 
-def next_kl(cfg: Config, kl: float, measured: float) -> float:
-    """The KL coefficient after a step with `measured` nats a response: Ziegler et al., 1909.08593."""
+# ---------------------------------------------------------------- around the step
+
+
+def describe_samples(samples: Samples, cfg) -> dict:
+    """Metrics of a step's samples: means over them, and what their rewards are like."""
+    rewards = samples.rewards.reshape(-1, cfg.group)  # (B,G)
+    metrics = summarise(samples.records) | {
+        "reward_shaped": torch.from_numpy(rewards).mean().item(),
+        "reward_std": torch.from_numpy(rewards).std(1, correction=min(1, cfg.group - 1)).mean().item(),
+        "dead_groups": float(dead_groups(samples.records, cfg.group).astype(np.float32).mean()),
+    }
+    if len(samples.components) > 1:
+        metrics |= {f"reward/{name}": float(part.mean()) for name, part in samples.components.items()}
+    return metrics | ({"resampled": len(samples.problems) - cfg.prompts} if cfg.resample else {})
+
+
+def steer_kl(state: State, cfg, metrics: dict) -> dict:
+    """Move the KL coefficient towards --kl_target nats per response: Ziegler et al., 1909.08593."""
+    if not cfg.kl_target or "kl" not in metrics:
+        return {}
+    used, measured = state.kl_coef, metrics["kl"] * metrics["tokens"]
     error = (measured - cfg.kl_target) / cfg.kl_target
-    return kl * (1 + 0.1 * min(0.2, max(-0.2, error)))
+    state.kl_coef = used * (1 + 0.1 * min(0.2, max(-0.2, error)))
+    return {"kl_coefficient": used}
 
 
-def lr_at(step: int, cfg: Config, sampled: int = 0) -> float:
-    """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine down to a tenth at the last
-    step, or where the sampled tokens reach the budget.
-    """
-    warm = min(1.0, (step + 1) / (cfg.warmup + 1))
-    if cfg.schedule == "cosine":
-        progress = max(0.0, (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
-        progress = max(progress, sampled / cfg.token_budget if cfg.token_budget else 0.0)
-        warm *= 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return cfg.lr * warm
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, seed: int = 12345):
-    """k samples of every problem: metrics (accuracy is pass@1 = mean over samples) and one record a
+def evaluate(model, tokenizer, task, problems: list[Problem], k: int, cfg, seed: int = 12345):
+    """k samples of every problem: metrics (accuracy is pass@1, the mean over samples) and one record per
     sample.
     """
-    roll, texts = collect(model, tokenizer, held, k, cfg, seed)
-    verdicts = score(task, held, texts, k, seconds=cfg.verdict_seconds)
+    rollout, texts = sample(model, tokenizer, problems, k, cfg, seed)
+    verdicts = score(task, problems, texts, k, cfg.verdict_seconds)
     check_some_succeeded(task, verdicts)
-    records = sample_records(held, texts, verdicts, roll, k)
+    records = sample_records(problems, texts, verdicts, rollout, k)
     return evaluation(records, k, getattr(task, "equivalent", None)), records
 
 
 # ---------------------------------------------------------------- train
 
-KEEP_HELD_OUT = 64  # samples that samples.jsonl keeps of an evaluation
-KEEP_ERRORS = 8  # failed verdicts that it keeps of a step
-AUX = {"none": lambda model, cfg: None, "critic": Critic, "prm": ImplicitPRM}
+AUX = {"none": NoAux, "critic": Critic, "prm": ImplicitPRM}
 
 
-DIVERGED = (
-    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. Such gradients "
-    "never reach the weights, which are finite, but an earlier step may have spoiled them: they are in {}. "
-    "Lower --lr, or try --precision fp32, under another --name."
-)
-SPOILED = (
-    "Weights have become NaN or infinite at step {} or before, so training stopped and wrote no model. The "
-    "last checkpoint stays as it was, in {}. Lower --lr, or try --precision fp32, under another --name."
-)
+def load_policies(cfg, device) -> tuple[Policy, Policy | None, Any]:
+    """The policy, the reference if something needs it, and the tokenizer. Errors: UserError."""
+    needs_reference = cfg.kl > 0 or cfg.aux == "prm"
+    second_model = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
+    model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_reference + 16 * second_model)
+    policy, reference = Policy(model, cfg.temperature, cfg.precision), None
+    if needs_reference:
+        reference = load_model(cfg.model, device, 4)[0].requires_grad_(False)
+        reference = Policy(reference, cfg.temperature, cfg.precision)
+    return policy, reference, tokenizer
 
 
-def finite(*modules) -> bool:
-    return all(bool(p.isfinite().all()) for module in modules for p in module.parameters())
+def prepare(policy: Policy, tokenizer, task, cfg) -> list[Problem]:
+    """Check all that can be checked before the first step; the held-out problems. Errors: UserError."""
+    model, room = policy.model, longest_prompt(policy.model, cfg.max_new_tokens)
+    held = held_out(task, cfg, tokenizer, room)
+    check_tokenizer(model, tokenizer, cfg.template, held)
+    check_export(model, tokenizer)
+    if not weights_are_finite(model):
+        raise UserError(f"The model {cfg.model} has weights that are NaN or infinite. Choose another one.")
+    check_splits(Problems(task, "train", cfg, tokenizer, room), held)
+    pick_attention(model, cfg.precision)
+    if cfg.gradient_checkpointing:
+        recompute_layers(model)
+    check_policy(model, cfg.model, Policy(model, 1.0, "fp32"))
+    return held
 
 
 def differences(cfg: Config, preset: str) -> dict:
@@ -636,175 +733,42 @@ def differences(cfg: Config, preset: str) -> dict:
     return {name: value for name, value in now.items() if name not in free and value != usual[name]}
 
 
-def again(cfg: Config) -> str:
-    return f"The same command{' without --overwrite' if cfg.overwrite else ''} goes on from it."
-
-
-@dataclass
-class Progress:
-    """How far a run is: what a checkpoint holds beside weights and seconds."""
-
-    kl: float  # the coefficient now; --kl_target moves it
-    step: int = 0
-    bad: int = 0  # steps in a row in which a gradient was not finite
-    sampled: int = 0  # tokens
-    drawn: int = 0  # prompts: the data cursor
-
-    def done(self, cfg: Config) -> int:
-        """Of the token budget, or without one of the steps."""
-        return self.sampled if cfg.token_budget else self.step
-
-    def bar(self, cfg: Config) -> tqdm:
-        total, unit = (cfg.token_budget, " tokens") if cfg.token_budget else (cfg.steps, "step")
-        return tqdm(total=total, initial=self.done(cfg), desc="train", unit=unit, dynamic_ncols=True,
-                    smoothing=0.1, unit_scale=cfg.token_budget > 0)  # fmt: skip
-
-
-def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict, overlong: int) -> None:
-    """Write a step's row and some of its samples."""
-    asked, _, records = drawn
-    dead = (batch.reward == batch.reward[:, :1]).all(1)  # (B,)
-    spread = batch.reward.std(1, correction=min(1, cfg.group - 1)).mean().item()
-    row |= {"reward_shaped": batch.reward.mean().item(), "reward_std": spread}
-    row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": at.sampled}
-    row |= {"resampled": len(asked) - cfg.prompts} if cfg.resample else {}
-    row |= {"overlong_prompts": overlong} if overlong else {}
-    random = np.random.default_rng((cfg.seed, at.step))
-    shown = random.choice(len(records), min(cfg.keep_samples, len(records)), replace=False)
-    kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
-    run.log("samples.jsonl", [{"step": at.step, "split": "train", **r} for r in kept])
-
-
-def record_held_out(run: Run, step: int, label: str, k: int, metrics: dict, records: list[dict]) -> None:
-    """Write an evaluation's row and all its samples, and let the report tell of it."""
-    run.log("metrics.jsonl", [{"step": step, **{f"{label}/{name}": v for name, v in metrics.items()}}])
-    head = {"step": step, "split": "test"}
-    every = [head | {"problem": i // k, "sample": i % k} | r for i, r in enumerate(records)]
-    run.log("eval_samples.jsonl", every)
-    run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])  # the same problems at every evaluation
-    run.pictures.refresh()
-
-
 def train(cfg: Config, preset: str = "") -> dict | None:
     """Train, evaluate before and after, leave everything in the run folder.
 
-    Returns the summary, None if interrupted.
+    Returns the summary, None if interrupted. Errors: UserError, TaskError.
     """
-    clock, started = Clock(), time.perf_counter()
-    about = {"preset": preset, "differences": differences(cfg, preset)}
-    task, run = tasks.load(cfg.task), Run(cfg)  # a run that is resumed keeps its device and precision
+    clock, about = Clock(), {"preset": preset, "differences": differences(cfg, preset)}
+    task, run = tasks.load(cfg.task), Run(cfg)
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     print(config.describe(cfg, ALGORITHMS))
     with clock("load"):
-        needs_ref = cfg.kl > 0 or cfg.aux == "prm"
-        beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
-        model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
-        ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
-    room = rollout.longest_prompt(model, cfg.max_new_tokens)
-    held = held_out(task, cfg, tokenizer, room)
-    check_tokenizer(model, tokenizer, cfg.template, held)
-    check_export(model, tokenizer)
-    if not finite(model):
-        raise UserError(f"The model {cfg.model} has weights that are NaN or infinite. Choose another one.")
-    check_splits(Problems(task, "train", cfg, tokenizer, room), held)
-    stream = Problems(task, "train", cfg, tokenizer, room)
-    pick_attention(model, cfg.precision)
-    if cfg.gradient_checkpointing:
-        recompute_layers(model)
-    check_policy(model, cfg.model, token_logp)
-    fused = device.type == "cuda"  # no temporaries as large as the model
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=fused
-    )
-    aux, at, state = AUX[cfg.aux](model, cfg), Progress(cfg.kl), run.begin(cfg, about)
-    if state:
-        model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
-        if aux:
-            aux.load_state_dict(state["aux"])
-        at, clock = Progress(**{k: state[k] for k in asdict(at)}), Clock(state["clock"])
-        collections.deque(itertools.islice(stream, at.drawn), maxlen=0)
-        print(f"resuming {run.path} after step {at.step} of {cfg.steps}")
-    resumed, state = state is not None, None
+        policy, reference, tokenizer = load_policies(cfg, device)
+    held = prepare(policy, tokenizer, task, cfg)
+    room = longest_prompt(policy.model, cfg.max_new_tokens)
+    data = Problems(task, "train", cfg, tokenizer, room)
+    learner = Learner(policy, cfg.lr, cfg.weight_decay, cfg.grad_clip)
+    aux = AUX[cfg.aux](policy, cfg)
 
-    def over() -> bool:
-        return at.step >= cfg.steps or 0 < cfg.token_budget <= at.sampled
+    def run_evaluation(count: int, k: int):
+        return evaluate(policy.model, tokenizer, task, held[:count], k, cfg)
 
-    def checkpoint():
-        nonlocal started
-        if not finite(model, *([aux.own] if aux else [])):
-            raise UserError(SPOILED.format(at.step, run.checkpoint))
-        clock["total"] = clock.get("total", 0.0) + time.perf_counter() - started
-        started = time.perf_counter()
-        weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        weights["aux"] = aux.state_dict() if aux else None
-        run.save(asdict(at) | {"clock": dict(clock)} | weights)
-
-    def measure(label: str, count: int, k: int) -> list[dict]:
-        metrics, records = evaluate(model, tokenizer, task, held[:count], k, cfg)
-        record_held_out(run, at.step, label, k, metrics, records)
-        return records
-
-    if not resumed:
-        print(f"evaluating the base model on {len(held)} held-out problems, {cfg.eval_samples} samples each")
-        with clock("eval_base"):
-            measure("eval", cfg.eval_problems, cfg.eval_samples)
-        checkpoint()
-    with Interrupt() as interrupt, at.bar(cfg) as bar:
-        while not over() and not interrupt.asked:
-            begin, spent = time.perf_counter(), dict(clock)
-            lr = lr_at(at.step, cfg, at.sampled)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            drawn = asked, roll, records = draw(model, tokenizer, task, stream, cfg, at.step, clock)
+    with Loop(cfg, run, clock, data, learner, aux, tokenizer, run_evaluation, about) as loop:
+        for step in loop:
+            samples = sample_step(policy, tokenizer, task, loop, cfg)
             with clock("update"):
-                batch = assess(replace(cfg, kl=at.kl), at.step, roll, records)
-                metrics = recall(batch, model, ref)
-                metrics |= aux.judge(batch) if aux else {}
-                batch.adv = advantage(batch)
-                metrics |= aux.learn(batch) if aux else {}
-                metrics |= update(model, optimizer, batch)
-                metrics["skipped"] += aux.skips() if aux else 0
-
-            at.step, at.sampled = at.step + 1, at.sampled + int(roll.length.sum())
-            at.drawn += len(asked)
-            row = {"step": at.step, **summarise(records), **metrics, "lr": lr}
-            if cfg.kl_target and "kl" in metrics:
-                row["kl_coefficient"] = at.kl
-                at.kl = next_kl(cfg, at.kl, metrics["kl"] * row["tokens"])
-            record(run, cfg, at, drawn, batch, row, stream.overlong)
-            row |= {f"time/{p}": clock[p] - spent.get(p, 0.0) for p in ("sample", "score", "update")}
-            row["time/step"] = time.perf_counter() - begin
-            clock["rest"] = clock.get("rest", 0.0) + row["time/step"]
-            clock["rest"] -= sum(row[f"time/{p}"] for p in ("sample", "score", "update"))
-            run.log("metrics.jsonl", [row])
-
-            at.bad = at.bad + 1 if metrics["skipped"] else 0
-            if at.bad >= cfg.bad_steps:
-                checkpoint()
-                run.export(model, tokenizer)
-                raise UserError(DIVERGED.format(at.bad, at.step, run.path / "final"))
-            if cfg.probe_every and at.step % cfg.probe_every == 0 and not over():
-                with clock("probe"):
-                    measure("probe", cfg.probe_problems, 1)
-            if at.step % cfg.save_every == 0 or over():
-                with clock("save"):
-                    checkpoint()
-            bar.update(at.done(cfg) - bar.n)
-            busy = ", the machine is busy" if cpu.watch.busy else ""
-            shown = f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
-            bar.set_postfix_str(shown + busy)
-    if not over():
-        checkpoint()
-        print(f"Stopped after step {at.step} of {cfg.steps}; the checkpoint is whole. {again(cfg)}")
-        return None
-    print("evaluating the trained model on the same problems")
-    with clock("eval_trained"):
-        trained = measure("eval", cfg.eval_problems, cfg.eval_samples)
-    run.export(model, tokenizer)
-    clock["total"] += time.perf_counter() - started
-    return finish(run, cfg, at.step, clock, trained)
+                batch = make_batch(samples, cfg, step, loop.state.kl_coef)
+                metrics = compute_logprobs(batch, policy, reference, cfg)
+                metrics |= aux.prepare(batch)
+                compute_advantages(batch, cfg)
+                metrics |= aux.update(batch)
+                metrics |= update(learner, batch, cfg)
+            metrics = describe_samples(samples, cfg) | metrics
+            metrics |= steer_kl(loop.state, cfg, metrics)
+            loop.log(metrics, samples)
+        return loop.finish()
 
 
 # ---------------------------------------------------------------- command line

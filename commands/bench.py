@@ -35,6 +35,7 @@ import tinyr1
 from engine import rollout
 from runtime import cpu
 from runtime.config import Parser
+from runtime.learner import Learner
 from runtime.models import load_model, peak_gb, pick_attention, pick_device, pick_precision
 from runtime.runfolder import UserError, environment
 from tinyr1 import knob
@@ -306,14 +307,14 @@ def train_step(model, args: Bench, roll, precision: str, device) -> float:
     """Median seconds of the update on these samples, with random advantages: every row has a gradient."""
     cfg = tinyr1.Config(precision=precision, max_new_tokens=args.max_new_tokens)
     pick_attention(model, precision)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=device.type == "cuda")
+    learner = Learner(tinyr1.Policy(model, cfg.temperature, precision), lr=0.0)
     reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)
     every = torch.ones(len(roll.input_ids), dtype=torch.bool, device=device)
-    batch = tinyr1.Batch(cfg, 0, roll, reward, reward > 0, every, every)
-    batch.adv = tinyr1.advantage(batch)
+    batch = tinyr1.Batch(cfg, 0, 0.0, roll, reward, reward > 0, every, every)
+    tinyr1.compute_advantages(batch, cfg)
 
     def run(*_):
-        tinyr1.update(model, optimizer, batch)
+        tinyr1.update(learner, batch, cfg)
 
     return statistics.median(timed(run, None, 0, device)[0] for _ in range(args.repeats + 1))
 

@@ -29,6 +29,7 @@ from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differi
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
 # one to two minutes a cell on two cores; two optimizer steps a rollout, or the ratio would always be 1
 MINI = "--token_budget 200000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
+CONTROLS = ("random", "format", "inverted")
 FREE = {"out", "overwrite", "name", "device", "precision"}  # what a finished cell may differ in
 
 
@@ -39,15 +40,16 @@ def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
     if preset != "mini" and "--token_budget" not in given:
         raise UserError(f"Give --token_budget, the sampled tokens of a cell: {preset} has no usual one.")
     algorithm, _, mode = algo.partition(":")
-    if algorithm not in tinyr1.ALGORITHMS or mode not in ("", *tinyr1.CONTROLS):
+    if algorithm not in tinyr1.ALGORITHMS or mode not in ("", *CONTROLS):
         raise UserError(
             f"--algos {algo}: expected one of {', '.join(tinyr1.ALGORITHMS)}, alone or with one of "
-            f"{', '.join(':' + mode for mode in tinyr1.CONTROLS)} behind it."
+            f"{', '.join(':' + mode for mode in CONTROLS)} behind it."
         )
     row = []  # a typed --algo that is the preset's own changes nothing, so its row is typed out
     if algorithm == tinyr1.PRESETS.get(preset, {}).get("algo", tinyr1.Config.algo):
         row = [word for k, v in tinyr1.ALGORITHMS[algorithm].items() for word in (f"--{k}", str(v))]
-    own = ["--algo", algorithm, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
+    own = ["--algo", algorithm, "--seed", seed, "--out", args.out]
+    own += ["--rewards", mode] if mode else []
     own += ["--name", f"{algo.replace(':', '-')}-s{seed}"]
     return [preset, *ALL, *(MINI if preset == "mini" else []), *row, *given, *own]
 

@@ -20,6 +20,8 @@ import torch
 
 import tinyr1
 from runtime import cpu
+from runtime.learner import Learner
+from runtime.metrics import sample_records
 from runtime.models import load_model, pick_attention, pick_precision
 from tasks import countdown
 
@@ -30,28 +32,29 @@ class Ours:
     """The loop of tinyr1.train without its logs, evaluations and checkpoints."""
 
     def __init__(self, precision, base):
-        arguments = "mini --overlong keep --weight_decay 0 --kl 0".split()
+        arguments = "mini --rewards task --weight_decay 0 --kl 0".split()
         self.cfg, _ = tinyr1.parse("train", [*arguments, *base, "--precision", precision, "--lr", str(LR)])
         self.name = f"tinyr1, {precision}"
         self.model, self.tokenizer = load_model(self.cfg.model, torch.device("cpu"))
         pick_attention(self.model, precision)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0)
+        self.learner = Learner(tinyr1.Policy(self.model, self.cfg.temperature, precision), LR)
         self.rows = []
 
     def step(self, batch, number):
         cfg, clock, begin = self.cfg, tinyr1.Clock(), time.perf_counter()
         with clock("sample"):
-            roll, texts = tinyr1.collect(self.model, self.tokenizer, batch, cfg.group, cfg, seed=number)
+            roll, texts = tinyr1.sample(self.model, self.tokenizer, batch, cfg.group, cfg, seed=number)
         with clock("score"):
-            results = tinyr1.score(countdown, batch, texts, cfg.group)
-        reward = torch.tensor([r["reward"] for r in results]).view(cfg.prompts, cfg.group)  # (B,G)
-        adv = tinyr1.ADVANTAGE[cfg.adv](reward).flatten()  # (N,)
-        every = torch.ones_like(roll.finished)  # (N,)
+            verdicts = tinyr1.score(countdown, batch, texts, cfg.group)
+            records = sample_records(batch, texts, verdicts, roll, cfg.group)
+            samples = tinyr1.Samples(batch, roll, records, *tinyr1.add_rewards(records, cfg, number))
         with clock("update"):
-            tinyr1.update(self.model, None, self.optimizer, roll, adv, every, every, cfg, number)
+            batch = tinyr1.make_batch(samples, cfg, number, 0.0)
+            tinyr1.compute_advantages(batch, cfg)
+            tinyr1.update(self.learner, batch, cfg)
         self.rows.append({
             "step": time.perf_counter() - begin, **clock, "tokens": roll.length.float().mean().item(),
-            "ended": roll.finished.float().mean().item(), "reward": reward.mean().item(),
+            "ended": roll.finished.float().mean().item(), "reward": float(samples.rewards.mean()),
         })  # fmt: skip
 
 

@@ -32,7 +32,7 @@ ROWS = {  # our row -> TRL's settings
     "cispo": dict(loss_type="cispo", epsilon_high=1.15),
     "rloo": dict(),
 }
-OWN = dict(drop_dead=False, resample=0, overlong="keep")  # TRL has no dynamic sampling inside its loss
+OWN = dict(drop_dead=False, resample=0, rewards="task")  # TRL has no dynamic sampling inside its loss
 
 
 def log_probs(model, ids, mask, logits_to_keep, **_):
@@ -43,7 +43,7 @@ def log_probs(model, ids, mask, logits_to_keep, **_):
 
 def trl_loss(name, model, batch):
     """TRL's loss on our batch; its gradient is left in the model."""
-    ids, mask = batch.roll.input_ids, batch.mask[:, START - 1 :].double()
+    ids, mask = batch.rollout.input_ids, batch.mask[:, START - 1 :].double()
     completion = slice(START - 1, None)
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
     settings = dict(
@@ -54,12 +54,13 @@ def trl_loss(name, model, batch):
         _get_per_token_logps_and_entropies=log_probs, _entropy_bonus_enabled=False,
         _metrics={mode: collections.defaultdict(list) for mode in ("train", "eval")},
     ) | ROWS[name]  # fmt: skip
-    old = batch.old_logp[:, completion]
+    old = batch.old_logprobs[:, completion]
     inputs = {
         "prompt_ids": ids[:, :START], "prompt_mask": torch.ones_like(ids[:, :START]),
         "completion_ids": ids[:, START:], "completion_mask": mask, "num_items_in_batch": mask.sum(),
-        "advantages": batch.adv[:, START - 1], "old_per_token_logps": old, "old_logps": (old * mask).sum(1),
-        "ref_per_token_logps": batch.ref_logp[:, completion],
+        "advantages": batch.advantages[:, START - 1], "old_per_token_logps": old,
+        "old_logps": (old * mask).sum(1),
+        "ref_per_token_logps": batch.ref_logprobs[:, completion],
     }  # fmt: skip
     trainer = RLOOTrainer if name == "rloo" else GRPOTrainer
     loss = trainer._compute_loss(SimpleNamespace(**settings), model, inputs)
@@ -74,7 +75,7 @@ def main(argv=None) -> int:
         policy, batch, _ = make(name, models, **OWN)
         other = copy.deepcopy(policy)
         if name == "rloo":  # at ratio 1
-            batch.old_logp = batch.stored(lambda *x: batch.logp(policy, *x)[0])  # noqa: B023
+            batch.old_logprobs = batch.map(lambda *x: policy(*x)[0])  # noqa: B023
         theirs = trl_loss(name, other, batch)
         expected = torch.cat([p.grad.flatten() for p in other.parameters()])
         loss, gradient = step(policy, batch)

@@ -211,9 +211,9 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
     for first in range(whole // k, len(held), chunk):
         part = held[first : first + chunk]
         with folder.clock("sampling"):
-            roll, texts = tinyr1.collect(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
+            roll, texts = tinyr1.sample(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
         with folder.clock("verdicts"):
-            results = tinyr1.score(task, part, texts, k, seconds=cfg.verdict_seconds)
+            results = tinyr1.score(task, part, texts, k, cfg.verdict_seconds)
             check_some_succeeded(task, results)
         new = sample_records(part, texts, results, roll, k)
         new = [{"task": name, "problem": first + i // k, "sample": i % k, **r} for i, r in enumerate(new)]

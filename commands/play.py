@@ -29,6 +29,7 @@ from engine.generic import forward, forward_whole
 from engine.policy import position_limit
 from runtime import config
 from runtime.models import pick_device, pick_precision, stop_ids
+from runtime.problems import pose
 
 WIDE = 90  # columns of a terminal from which on the answers stand side by side
 AHEAD = 12  # rows by which one of them may be longer before it waits for the other
@@ -51,7 +52,7 @@ def find_problem(text: str, task, held: list[tinyr1.Problem], cfg, tokenizer, rn
         raise tasks.TaskError(
             f"{cfg.task} takes held-out problems: give a number from 0 to {len(held) - 1}, or an empty line."
         )
-    return tinyr1.pose(task, held[0].example | task.parse(text), cfg, tokenizer)
+    return pose(task, held[0].example | task.parse(text), cfg, tokenizer)
 
 
 def lines(once: str | None):

@@ -109,8 +109,9 @@ def load_runs(paths: list) -> list[Run]:
 
 def control(run: Run) -> str:
     """What to call a control run, whose reward is not the task's; "" for any other."""
-    mode = run.config.get("reward_mode") or "task"
-    return "" if mode == "task" else f"control: {mode} reward"
+    # reward_mode: of runs before --rewards
+    rewards = run.config.get("reward_mode") or run.config.get("rewards") or "task"
+    return "" if "task" in rewards else f"control: {rewards} reward"
 
 
 def so_far(config: dict, step: float) -> str:

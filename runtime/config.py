@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 import tasks
 from runtime.presets import MADE_HERE
 from runtime.runfolder import UserError
+from tasks import rewards
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -110,8 +111,6 @@ def defaults_of(Config, algorithms: dict, preset: dict, run: str | None, typed: 
         settings = defaults | preset
     else:
         settings = defaults | algorithms[own] | preset
-    if typed.get("reward_mode", "task") != "task":
-        settings["overlong"] = "keep"  # a control has no other signal
     return settings
 
 
@@ -300,7 +299,11 @@ def validate(cfg, command: str, changed=()) -> None:
     for name, (low, high) in RANGES.items():
         if not low <= getattr(cfg, name) <= high:  # also refuses NaN
             raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
-    if command == "train" and cfg.overlong == "penalise" and cfg.overlong_buffer > cfg.max_new_tokens:
+    if (
+        command == "train"
+        and "overlong" in rewards.parse(cfg.rewards)
+        and cfg.overlong_buffer > cfg.max_new_tokens
+    ):
         raise UserError(
             f"--overlong_buffer {cfg.overlong_buffer} must not exceed --max_new_tokens {cfg.max_new_tokens}."
         )

@@ -1,17 +1,11 @@
 """What is reported: means and records of samples, the statistics of an evaluation, the end of a run."""
 
-import json
 import math
 import numbers
-import time
-from pathlib import Path
 
 import numpy as np
 
 from plots.intervals import wilson
-from plots.summary import show
-from runtime.models import peak_gb
-from runtime.runfolder import HERE, write_json
 from tasks import find_answer
 
 NO_CURVE = {
@@ -115,9 +109,6 @@ def interval(per_problem: np.ndarray, draws: int = 2000) -> list[float]:
     return [float(x) for x in np.quantile(per_problem[picks].mean(1), (0.025, 0.975))]
 
 
-SUMMARY = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
-
-
 def remarks(rows: list[dict]) -> list[str]:
     """What the closing lines must not hide, from a run's rows of metrics."""
     steps = [row for row in rows if "reward_std" in row]
@@ -128,7 +119,7 @@ def remarks(rows: list[dict]) -> list[str]:
             f"verdicts failed in {failed} of {len(steps)} steps, {share:.1%} of them all: see `error` in "
             "samples.jsonl"
         )
-    if steps and all(row["dead_groups"] == 1 for row in steps):
+    if steps and all(row["reward_std"] == 0 for row in steps):
         found.append(
             "in no step did the samples of a group differ in reward, so nothing was learned: check reward() "
             "with `python tinyr1.py tasks FILE`, or choose easier problems or a stronger model"
@@ -136,40 +127,3 @@ def remarks(rows: list[dict]) -> list[str]:
     elif steps and not any(row["accuracy"] for row in steps):
         found.append("no training sample was ever right")
     return found
-
-
-def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
-    """Write summary.json, draw the plots, print the table and one problem answered before and after."""
-    evals = [row for row in run.rows("metrics.jsonl") if "eval/accuracy" in row]
-    sides = [
-        {k.removeprefix("eval/"): v for k, v in row.items() if k != "step"} for row in (evals[0], evals[-1])
-    ]
-    keys = dict.fromkeys([*SUMMARY, *(k for side in sides for k in side)])
-    base, after = (
-        {k: side.get(k) for k in keys} for side in sides
-    )  # a key that one side lacks is null there
-    summary = {"base": base, "trained": after, "steps": steps, "peak_gb": peak_gb(cfg.device)}
-    if after.get("attempts") is not None:
-        record = (HERE / "minibase" if cfg.model == "minibase" else Path(cfg.model)) / "record.json"
-        counts = {
-            k: [r[k] for r in trained if isinstance(r.get(k), numbers.Number)] for k in ("attempts", "tokens")
-        }
-        longest = {k: max(found) for k, found in counts.items()}
-        summary["longest"] = {"trained": longest}
-        if record.exists():
-            summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
-    summary["remarks"] = remarks(run.rows("metrics.jsonl"))
-    write_json(run.path / "summary.json", summary)  # which tells the report that the run has finished
-    draw = time.perf_counter()
-    drawn = run.pictures.finish()
-    clock |= {"plots": time.perf_counter() - draw, "total": clock["total"] + time.perf_counter() - draw}
-    summary["seconds"] = {k: round(v, 2) for k, v in clock.items()}
-    write_json(run.path / "summary.json", summary)
-    show(run.path)
-    print(
-        f"{steps} steps in {clock['total'] / 60:.1f} minutes. Run folder: {run.path}; "
-        f"the trained model: {run.path / 'final'}\n{drawn}"
-    )
-    for remark in summary["remarks"]:
-        print(f"Note: {remark}.")
-    return summary

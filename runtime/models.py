@@ -140,7 +140,7 @@ def check_policy(model: Any, source: str, token_logp: Callable[..., tuple[Tensor
         roll = rollout.Rollout(random_ids(model, 2, 11), prompt_len, length, unknown, length > 0)
         expected, spread = model_logprobs(model, roll)
         with torch.enable_grad():
-            logprobs = token_logp(model, roll.input_ids, roll.mask, 1.0)[0].detach()
+            logprobs = token_logp(roll.input_ids, roll.mask)[0].detach()
     except torch.OutOfMemoryError:
         raise
     # whatever a model's own code raises on inputs that it does not take

@@ -476,10 +476,21 @@ class Interrupt:
 
 
 class Clock(dict):
-    """Seconds by phase: `with clock("sample"): ...`."""
+    """Seconds by phase: `with clock("sample"): ...`. `lap` adds what has passed to "total"."""
+
+    def __init__(self):
+        super().__init__()
+        self.mark = time.perf_counter()
 
     @contextlib.contextmanager
     def __call__(self, phase: str):
         begin = time.perf_counter()
         yield
         self[phase] = self.get(phase, 0.0) + time.perf_counter() - begin
+
+    def lap(self) -> float:
+        """Seconds since the last lap, which `total` then includes."""
+        now = time.perf_counter()
+        passed, self.mark = now - self.mark, now
+        self["total"] = self.get("total", 0.0) + passed
+        return passed

@@ -17,10 +17,8 @@ import threading
 import time
 import traceback
 
-import numpy as np
 from tqdm import tqdm
 
-import tasks
 from tasks import TaskError
 
 # Names in records and in rows of metrics that are tinyr1's own.
@@ -31,17 +29,10 @@ RESERVED = frozenset(
     "reward_shaped reward_std dead_groups sampled_tokens resampled overlong_prompts "
     "value_loss value explained_variance prm_loss prm_accuracy process_reward".split()
 )
-RESERVED_BEGINNINGS = ("time/", "eval/", "probe/", "pass@", "cons@")
+RESERVED_BEGINNINGS = ("time/", "reward/", "eval/", "probe/", "pass@", "cons@")
 TEXTS = ("answer", "error")
 QUOTED = 500  # characters of a completion that a message shows
 GRACE = 10.0  # seconds after the limit until a computation that Python cannot interrupt is reported
-
-CONTROLS = {  # --reward_mode: a verdict, a uniform number -> the reward that replaces the task's
-    "random": lambda verdict, u: float(u < 0.5),
-    # where an answer is looked for
-    "format_only": lambda verdict, u: float(verdict["answer"] is not None),
-    "inverted": lambda verdict, u: float(not verdict["correct"]),
-}
 
 
 class VerdictTimeout(BaseException):
@@ -192,24 +183,13 @@ class Overdue:
         faulthandler.cancel_dump_traceback_later()
 
 
-def score(
-    task, problems, texts: list[str], G: int, mode: str = "task", seed=0, seconds: float = 60.0
-) -> list[dict]:
-    """The task's verdict on each of the G texts of each problem.
-
-    A control (`mode`, drawn from `seed`) replaces the reward and leaves the task's in `task_reward`. Errors:
-    TaskError.
-    """
+def score(task, problems, texts: list[str], G: int, seconds: float = 60.0) -> list[dict]:
+    """The task's verdict on each of the G texts of each problem. Errors: TaskError."""
     verdicts = []
     with Overdue(seconds + GRACE) as overdue:
         for i, text in enumerate(texts):
             overdue.still_alive()
             verdicts.append(verdict_of(task, text, problems[i // G].example, seconds))
-    if mode != "task":
-        chance = np.random.default_rng(seed).random(len(texts))
-        for verdict, text, u in zip(verdicts, texts, chance):
-            seen = {"answer": tasks.extract_answer(text)} | verdict
-            verdict |= {"task_reward": verdict["reward"], "reward": CONTROLS[mode](seen, u)}
     return verdicts
 
 

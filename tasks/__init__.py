@@ -79,7 +79,7 @@ def choose(kind, name, known):
 
 def available():
     """Names of the tasks in this folder, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem != "rewards")
 
 
 def load(name):

@@ -9,12 +9,14 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from samples import CAP, LENGTH, REWARD, START, G, config, flat, make, make_models, step
+from samples import CAP, LENGTH, REWARD, START, G, Sgd, config, flat, make, make_models, step
 
 import tinyr1
-from critic import Critic, gae, process_return, value_loss
+from critic import Critic, gae, process_advantages, value_loss
 from engine import rollout
-from tinyr1 import ADVANTAGE, ALGORITHMS, SURROGATE, WEIGHTS, Config, policy_loss
+from runtime.loop import State
+from tasks import TaskError, rewards
+from tinyr1 import ADVANTAGE, ALGORITHMS, LOSS_NORM, SURROGATE, Config, Policy, policy_loss
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ class Slow:
     def __init__(self, name, models, batch, aux_before):
         policy, old, ref, prm = models
         self.policy = copy.deepcopy(policy)
-        ids, self.n = batch.roll.input_ids, batch.roll.length.tolist()
+        ids, self.n = batch.rollout.input_ids, batch.rollout.length.tolist()
         self.pi = [log_probs(self.policy, ids[i], n) for i, n in enumerate(self.n)]
         with torch.no_grad():
             self.old = [log_probs(old[name], ids[i], n) for i, n in enumerate(self.n)]
@@ -175,7 +177,7 @@ def test_loss_and_gradient_are_those_of_the_paper(name, models):
 def test_the_clip_matters_here(models):
     for name in ("grpo", "gspo", "cispo"):
         policy, batch, _ = make(name, models)
-        metrics = tinyr1.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), batch)
+        metrics = tinyr1.update(Sgd(policy, lr=0.0), batch, batch.cfg)
         assert 0 < metrics["clip_frac"] < 1
 
 
@@ -185,21 +187,23 @@ def test_the_critics_loss_and_gradient(models):
     slow = Slow("ppo", models, batch, copy.deepcopy(critic))
     total, count, advantages = 0.0, sum(LENGTH), slow.gae()
     torch.manual_seed(9)
-    for p in slow.aux.own.parameters():
+    for p in slow.aux.learner.module.parameters():
         p.data += 0.02 * torch.randn_like(p)  # so that the values have moved since the samples were judged
-    critic.own.load_state_dict(slow.aux.own.state_dict())
+    critic.learner.module.load_state_dict(slow.aux.learner.module.state_dict())
     for i in range(12):
         for t, v in enumerate(slow.values(i)):
-            old = float(batch.value[i, START + t - 1])
+            old = float(batch.values[i, START + t - 1])
             ret = advantages[i][t] + old
             clipped = old + (v - old).clamp(-0.1, 0.1)
             total = total + 0.5 * torch.maximum((v - ret) ** 2, (clipped - ret) ** 2) / count
     total.backward()
-    expected = torch.cat([p.grad.flatten() for p in slow.aux.own.parameters()])
-    before = flat(critic.own)
-    metrics = critic.learn(batch)
+    expected = torch.cat([p.grad.flatten() for p in slow.aux.learner.module.parameters()])
+    before = flat(critic.learner.module)
+    metrics = critic.update(batch)
     assert metrics["value_loss"] == pytest.approx(total.item(), abs=1e-9)
-    assert torch.allclose(before - flat(critic.own), expected, atol=1e-9) and expected.norm() > 1e-2
+    assert (
+        torch.allclose(before - flat(critic.learner.module), expected, atol=1e-9) and expected.norm() > 1e-2
+    )
 
 
 def test_the_prms_loss_and_gradient(models):
@@ -208,7 +212,7 @@ def test_the_prms_loss_and_gradient(models):
     _, batch, aux = make("prime", models)  # its PRM has made its step
     total = 0.0
     for i in rows:
-        ids, n = batch.roll.input_ids[i], LENGTH[i]
+        ids, n = batch.rollout.input_ids[i], LENGTH[i]
         with torch.no_grad():
             ref = log_probs(models[2], ids, n)
         odds = sum(0.7 * (a - b) for a, b in zip(log_probs(prm, ids, n), ref))
@@ -216,7 +220,10 @@ def test_the_prms_loss_and_gradient(models):
         total = total - (torch.log(p) if REWARD[i] else torch.log(1 - p)) / len(rows)
     total.backward()
     expected = torch.cat([p.grad.flatten() for p in prm.parameters()])
-    assert torch.allclose(flat(models[3]) - flat(aux.own), expected, atol=1e-9) and expected.norm() > 1e-2
+    assert (
+        torch.allclose(flat(models[3]) - flat(aux.learner.module), expected, atol=1e-9)
+        and expected.norm() > 1e-2
+    )
 
 
 # ---------------------------------------------------------------- what a gradient must not depend on
@@ -225,26 +232,27 @@ def test_the_prms_loss_and_gradient(models):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_micro_batches_padding_order_and_ranks(name, models):
     policy, batch, aux = make(name, models, micro_tokens=10**6)
-    learned = flat(aux.own) if aux else torch.zeros(1)
+    learned = flat(aux.learner.module) if aux else torch.zeros(1)
     if aux:
-        aux.learn(batch)
-        learned = flat(aux.own)
+        aux.update(batch)
+        learned = flat(aux.learner.module)
     start, (loss, whole) = copy.deepcopy(policy), step(policy, batch)
     order = [9, 8, 11, 10, 2, 0, 3, 1, 6, 7, 4, 5]  # of the groups and of the rows within
     for more in (dict(micro_tokens=13), dict(micro_tokens=30, extra=7), dict(order=order)):
         policy, other, aux = make(name, models, **{"micro_tokens": 10**6} | more)
         if aux:
-            aux.learn(other)
-            assert torch.allclose(flat(aux.own), learned, atol=1e-12)
+            aux.update(other)
+            assert torch.allclose(flat(aux.learner.module), learned, atol=1e-12)
         again, gradient = step(policy, other)
         assert again == pytest.approx(loss, abs=1e-12) and torch.allclose(gradient, whole, atol=1e-12)
-    weight = torch.zeros_like(batch.roll.logprobs)  # ranks: rows are split, advantages and weights are not
-    weight[batch.rows] = WEIGHTS[batch.cfg.weight](batch.active[batch.rows].double(), CAP)
+    weight = torch.zeros_like(batch.rollout.logprobs)  # ranks: rows are split, advantages and weights are not
+    weight[batch.rows] = LOSS_NORM[batch.cfg.weight](batch.loss_mask[batch.rows].double(), CAP)
     parts = [
-        tinyr1.backward(start, batch, rows, weight)[0] for rows in batch.rows[[*range(0, 8, 3)]].split(1)
+        tinyr1.backward(start, batch, rows, weight, batch.cfg)[0]
+        for rows in batch.rows[[*range(0, 8, 3)]].split(1)
     ]
     rest = torch.tensor([i for i in batch.rows.tolist() if i not in batch.rows[[*range(0, 8, 3)]].tolist()])
-    parts.append(tinyr1.backward(start, batch, rest, weight)[0])
+    parts.append(tinyr1.backward(start, batch, rest, weight, batch.cfg)[0])
     gradient = torch.cat([p.grad.flatten() for p in start.parameters()])
     assert sum(parts) == pytest.approx(loss, abs=1e-12) and torch.allclose(gradient, whole, atol=1e-12)
 
@@ -256,7 +264,7 @@ def test_at_ratio_one_the_gradient_is_reinforce(name):
     adv = torch.tensor([[0.7], [-1.3]], dtype=torch.float64).expand(2, 3)
     if cfg.ratio == "token":
         adv = torch.randn(2, 3, dtype=torch.float64)
-    weight = WEIGHTS[cfg.weight](mask, 8)
+    weight = LOSS_NORM[cfg.weight](mask, 8)
     policy_loss(logp, logp.detach(), adv, weight, cfg)[0].backward()
     assert torch.allclose(logp.grad, -adv * weight)
 
@@ -279,12 +287,12 @@ def test_gae_against_its_extremes():
     assert torch.equal(gae(reward, 0 * value, mask, 1.0, 1.0)[1], reward[1].flip(0).cumsum(0).flip(0))
 
 
-def test_leave_one_out_whitening_and_process_return_by_hand():
+def test_leave_one_out_whitening_and_process_advantages_by_hand():
     assert ADVANTAGE["loo"](torch.tensor([[1.0, 0.0, 0.0]])).tolist() == [[1.0, -0.5, -0.5]]
     process = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0]])
     mask = torch.tensor([[0, 1, 1], [1, 1, 0]], dtype=torch.bool)
     # means a token 2 and 2: less the other's mean, then summed from each token on
-    assert process_return(process, mask, 2, 1.0).tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    assert process_advantages(process, mask, 2, 1.0).tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     mask = torch.ones(1, 4, dtype=torch.bool)
     values = [torch.tensor([[x]]) for x in (0.5, 0.9, 0.2)]
     assert value_loss(*values, mask[:, :1], 0.0).item() == pytest.approx(0.045)
@@ -296,7 +304,7 @@ def test_dual_clip_and_entropy_bonus():
     bounded, _ = policy_loss(logp, zero, -one, one, Config(clip_dual=3.0))
     assert bounded.item() == pytest.approx(3.0 + 0.8)  # instead of 9
     entropy = torch.tensor([[2.0, 1.0]], requires_grad=True)
-    policy_loss(logp, logp, 0 * one, one, Config(entropy=0.1), None, entropy)[0].backward()
+    policy_loss(logp, logp, 0 * one, one, Config(entropy=0.1), entropy=entropy)[0].backward()
     assert torch.allclose(entropy.grad, torch.tensor([[-0.1, -0.1]]))
 
 
@@ -304,10 +312,10 @@ def test_entropy_bonus_reaches_the_weights(models):
     policy, batch, _ = make("drgrpo", models, entropy=0.5)
     with_bonus = step(policy, batch)[1]
     policy, batch, _ = make("drgrpo", models)
-    weight = WEIGHTS["constant"](batch.active.double(), CAP)
+    weight = LOSS_NORM["constant"](batch.loss_mask.double(), CAP)
     bonus, other = 0.0, copy.deepcopy(models[0])
     for i, n in enumerate(LENGTH):
-        logits = other(input_ids=batch.roll.input_ids[i : i + 1]).logits[0].log_softmax(-1)
+        logits = other(input_ids=batch.rollout.input_ids[i : i + 1]).logits[0].log_softmax(-1)
         for t in range(START - 1, START + n - 1):
             bonus = bonus - weight[i, t] * (logits[t].exp() * logits[t]).sum()
     bonus.backward()
@@ -316,50 +324,57 @@ def test_entropy_bonus_reaches_the_weights(models):
 
 
 def test_adaptive_kl_moves_towards_its_target():
-    cfg = Config(kl=0.1, kl_target=2.0)
-    assert tinyr1.next_kl(cfg, 0.1, 2.0) == pytest.approx(0.1)
-    assert tinyr1.next_kl(cfg, 0.1, 2.2) == pytest.approx(0.101)
-    assert tinyr1.next_kl(cfg, 0.1, 99.0) == pytest.approx(0.102)  # by at most 2 % a step
-    assert tinyr1.next_kl(cfg, 0.1, 0.0) == pytest.approx(0.098)
+    def after(nats_per_response):
+        state = State(kl_coef=0.1)
+        cfg = Config(kl=0.1, kl_target=2.0)
+        metrics = {"kl": nats_per_response / 10, "tokens": 10.0}
+        assert tinyr1.steer_kl(state, cfg, metrics) == {"kl_coefficient": 0.1}
+        return state.kl_coef
+
+    assert after(2.0) == pytest.approx(0.1) and after(2.2) == pytest.approx(0.101)
+    # by at most 2 % per step
+    assert after(99.0) == pytest.approx(0.102) and after(0.0) == pytest.approx(0.098)
 
 
 def test_kl_in_the_reward_of_grpo_enters_the_z_score(models):
     _, batch, _ = make("grpo", models, kl_in="reward", kl_estimator="k1", kl=0.5)
-    penalty = ((batch.old_logp - batch.ref_logp) * batch.mask).sum(1)
+    penalty = ((batch.old_logprobs - batch.ref_logprobs) * batch.mask).sum(1)
     R = (torch.tensor(REWARD) - 0.5 * penalty).tolist()
     for i, n in enumerate(LENGTH):
-        assert torch.allclose(batch.adv[i, 2 : 2 + n], torch.tensor(zscore(R, i)).double(), atol=1e-6)
-        assert batch.adv[i].count_nonzero() == n
+        assert torch.allclose(batch.advantages[i, 2 : 2 + n], torch.tensor(zscore(R, i)).double(), atol=1e-6)
+        assert batch.advantages[i].count_nonzero() == n
 
 
 def test_equal_rewards_have_no_advantage_whatever_the_rounding(models):
     for name in ("grpo", "rloo", "reinforce++"):
         _, batch, _ = make(name, models, kl=0.0)
-        batch.reward = torch.full((3, 4), 0.1)
-        assert tinyr1.advantage(batch).abs().max() < 1e-6
+        batch.rewards = torch.full((3, 4), 0.1)
+        tinyr1.compute_advantages(batch, batch.cfg)
+        assert batch.advantages.abs().max() < 1e-6
 
 
 def test_a_masked_row_changes_nothing(models):
-    """--overlong mask: rows cut at the cap have neither loss nor value, nor a part in the whitening."""
-    _, batch, critic = make("ppo", models, overlong="mask")
-    assert batch.active[1].sum() == 0 and batch.adv[1].abs().sum() == 0
-    adv = batch.adv[batch.active]
+    """--mask_truncated: rows cut at the cap have neither loss nor value, nor a part in the whitening."""
+    _, batch, critic = make("ppo", models, mask_truncated=True)
+    assert batch.loss_mask[1].sum() == 0 and batch.advantages[1].abs().sum() == 0
+    adv = batch.advantages[batch.loss_mask]
     assert adv.mean().abs() < 1e-12 and adv.std(correction=0).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_a_head_on_shared_features_leaves_the_policy_alone(models):
-    policy = copy.deepcopy(models[0])
+    policy = Policy(copy.deepcopy(models[0]), 1.0, "fp32")
     critic = Critic(policy, config("ppo", critic="head"))
-    assert critic.backbone is policy.base_model and len([*critic.own.parameters()]) == 2
+    assert critic.backbone is policy.model.base_model and len([*critic.learner.module.parameters()]) == 2
     _, batch, _ = make("ppo", models)
     before = flat(policy)
-    critic.judge(batch), critic.learn(batch)
+    critic.prepare(batch)
+    critic.update(batch)
     assert torch.equal(flat(policy), before) and critic.head.bias.item() != 0
     assert all(p.grad is None for p in policy.parameters())
 
 
 def test_a_new_algorithm_is_a_row_and_a_function(models, monkeypatch):
-    """SAPO (2511.20347): a soft gate in the place of the clip; nothing else changes."""
+    """SAPO (2511.20347): a soft gate instead of the clip; nothing else changes."""
 
     def sapo(ratio, clipped, adv, logp):
         heat = torch.where(adv > 0, 1.0, 1.05)
@@ -376,39 +391,57 @@ def test_a_new_algorithm_is_a_row_and_a_function(models, monkeypatch):
 # ---------------------------------------------------------------- controls and filters
 
 
-class Task:
-    @staticmethod
-    def reward(completion, example):
-        if completion == "raise":
-            raise ValueError(completion)
-        right = completion == "<answer>1</answer>"
-        return {"reward": 0.9 if right else 0.1, "correct": right}
+def records():
+    """A right answer, a wrong one, none, and a failed verdict."""
+    right = {"reward": 0.9, "correct": True}
+    wrong = {"reward": 0.1, "correct": False}
+    texts = ["<answer>1</answer>", "<answer>2</answer>", "1", "raise"]
+    verdicts = [right, wrong, wrong, {"reward": 0.0, "correct": False}]
+    return [{"completion": text, "tokens": 10, **v} for text, v in zip(texts, verdicts)]
 
 
 def test_controls_replace_the_reward_and_nothing_else():
-    texts = ["<answer>1</answer>", "<answer>2</answer>", "1", "raise"]
+    def rewards(spec, rows, seed=0):
+        total, _ = tinyr1.add_rewards(rows, Config(rewards=spec), seed)
+        assert [r["correct"] for r in rows[:4]] == [True, False, False, False]
+        return total.tolist()
 
-    def rewards(mode, texts=texts, seed=0):
-        results = tinyr1.score(Task, [tinyr1.Problem({}, "", [])], texts, len(texts), mode, seed)
-        assert [r["correct"] for r in results[:4]] == [True, False, False, False]
-        return [r["reward"] for r in results]
+    plain = records()
+    assert rewards("task", plain) == pytest.approx([0.9, 0.1, 0.1, 0.0])
+    assert all("task_reward" not in r for r in plain)
+    assert rewards("format", records()) == [1, 1, 0, 0] and rewards("inverted", records()) == [0, 1, 1, 1]
+    many = [dict(r) for r in records() + records()[1:2] * 500]
+    first, again, other = (rewards("random", [dict(r) for r in many], seed) for seed in (0, 0, 1))
+    assert first == again != other and 0.4 < np.mean(first) < 0.6
+    control = records()
+    rewards("inverted", control)
+    assert control[1]["task_reward"] == 0.1 and control[1]["reward"] == 1.0
+    # what a PRM would learn from
+    assert [tinyr1.is_correct(r) for r in control] == [False, True, True, True]
 
-    assert rewards("task") == [0.9, 0.1, 0.1, 0.0]
-    assert rewards("format_only") == [1, 1, 0, 0] and rewards("inverted") == [0, 1, 1, 1]
-    many = texts[:4] + texts[1:2] * 500
-    assert rewards("random", many) == rewards("random", many) != rewards("random", many, 1)
-    assert 0.4 < np.mean(rewards("random", many)) < 0.6
-    result = tinyr1.score(Task, [tinyr1.Problem({}, "", [])], texts, 4, "inverted")[1]
-    assert result["task_reward"] == 0.1
-    assert tinyr1.outcome(Config(reward_mode="inverted"), [result]) == [True]  # what a PRM would learn from
+
+def test_rewards_add_up():
+    cfg = Config(rewards="task,format:0.5,tags:0.1,overlong", max_new_tokens=20, overlong_buffer=20)
+    total, components = tinyr1.add_rewards(records(), cfg, 0)
+    assert list(components) == ["task", "format", "tags", "overlong"]
+    assert components["overlong"].tolist() == pytest.approx([-0.5] * 4)
+    assert components["tags"].tolist() == [0.5, 0.5, 0.0, 0.0]
+    assert total.tolist() == pytest.approx([0.9 + 0.5 + 0.05 - 0.5, 0.1 + 0.5 + 0.05 - 0.5, -0.4, -0.5])
+
+
+@pytest.mark.parametrize("spec", ["nothing", "task:x", "task,task", "task:nan", "task:0", ""])
+def test_a_bad_sum_of_rewards_is_refused(spec):
+    with pytest.raises(TaskError):
+        rewards.parse(spec)
 
 
 def test_filters_of_groups():
     results = [{"reward": r, "correct": r == 1} for r in (1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0.1, 0, 0, 0)]
-    kept = lambda **knobs: tinyr1.informative(Config(group=4, **knobs), results).tolist()
+    kept = lambda **options: tinyr1.passes_filters(results, Config(group=4, **options)).tolist()
     assert kept() == [True] * 4 and kept(drop_dead=True) == [True, False, False, True]
     assert kept(band_low=0.2) == [True, False, True, False]
     assert kept(band_low=0.2, band_high=0.8) == [True, False, False, False]
+    assert tinyr1.dead_groups(results, 4).tolist() == [False, True, True, False]
 
 
 def test_join_pads_to_the_longest():

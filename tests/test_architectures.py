@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from samples import Sgd, make_samples
 from torch.nn.utils import parametrize
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, FalconConfig, Phi3Config
 
@@ -14,7 +15,7 @@ from commands import play
 from engine import decoder, policy, rollout
 from runtime import models
 from runtime.runfolder import UserError
-from tinyr1 import token_logp
+from tinyr1 import Policy
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7], [11, 12]]
 EDGES = dict(vocab_size=67, bos_token_id=1, eos_token_id=0, pad_token_id=0)
@@ -128,12 +129,12 @@ def rows_alone(model, roll, temperature):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_sampler_and_trainer_are_the_model(name):
     model = make(name)
-    models.check_policy(model, name, token_logp)
+    models.check_policy(model, name, Policy(model, 1.0, "fp32"))
     kw = dict(max_new_tokens=16, eos_ids=[0, 1], temperature=0.7, seed=3)
     roll = rollout.generate(model, PROMPTS, 3, **kw)
     expected = rows_alone(model, roll, 0.7)
     assert (roll.length < 16).any() and torch.allclose(roll.logprobs, expected, atol=5e-5)
-    assert torch.allclose(token_logp(model, roll.input_ids, roll.mask, 0.7)[0], expected, atol=5e-5)
+    assert torch.allclose(Policy(model, 0.7, "fp32")(roll.input_ids, roll.mask)[0], expected, atol=5e-5)
     assert policy.has_plain_head(model) == (name not in NOT_PLAIN)
     assert name in ANY_PATH or rollout.sampling_path(model) == ARCHITECTURES[name][0]
     assert rollout.generate(model, PROMPTS, 3, slots=5, **kw).completions() == roll.completions()
@@ -145,13 +146,11 @@ def test_an_update_has_no_dropout_and_no_jitter(name):
     roll = rollout.generate(model, PROMPTS, 2, max_new_tokens=8, seed=3)
     assert model.training  # generate leaves the mode as it was
     reward = torch.tensor([[0.0, 1.0]] * 4)
-    batch = tinyr1.assess(
-        tinyr1.Config(precision="fp32", group=2, max_new_tokens=8, kl=0.04), 0, roll,
-        [{"reward": float(r), "correct": bool(r)} for r in reward.flatten()],
-    )  # fmt: skip
-    batch.adv = tinyr1.advantage(batch)
-    batch.ref_logp = roll.logprobs
-    metrics = tinyr1.update(model, torch.optim.SGD(model.parameters(), lr=0.0), batch)
+    cfg = tinyr1.Config(precision="fp32", group=2, max_new_tokens=8, kl=0.04)
+    batch = tinyr1.make_batch(make_samples(cfg, roll, reward.flatten()), cfg, 0, cfg.kl)
+    tinyr1.compute_advantages(batch, cfg)
+    batch.ref_logprobs = roll.logprobs
+    metrics = tinyr1.update(Sgd(Policy(model, 1.0, "fp32"), lr=0.0), batch, cfg)
     assert abs(metrics["rollout_kl"]) < 1e-5 and abs(metrics["kl"]) < 1e-9 and metrics["grad_norm"] > 0
 
 
@@ -174,17 +173,20 @@ def test_a_model_that_looks_ahead_is_refused_in_one_line():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     with pytest.raises(UserError, match="cannot be trained.*nats") as refusal:
-        models.check_policy(model, "some/bert", token_logp)
+        models.check_policy(model, "some/bert", Policy(model, 1.0, "fp32"))
     assert "\n" not in str(refusal.value) and "some/bert" in str(refusal.value)
 
 
 def test_a_trainer_that_differs_from_the_model_is_refused():
+    model = make("qwen2")
+    policy = Policy(model, 1.0, "fp32")
+
     def other(*arguments):
-        logp, entropy = token_logp(*arguments)
-        return logp * 1.1, entropy
+        logprobs, entropy = policy(*arguments)
+        return logprobs * 1.1, entropy
 
     with pytest.raises(UserError, match="differ by [0-9.]+ nats"):
-        models.check_policy(make("qwen2"), "x", other)
+        models.check_policy(model, "x", other)
 
 
 # ---------------------------------------------------------------- position encoding that switches
@@ -276,7 +278,7 @@ def test_what_samples_is_what_is_trained(change):
     assert not decoder.has_fast_path(model)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
-    assert torch.allclose(roll.logprobs, token_logp(model, roll.input_ids, roll.mask, 1.0)[0], atol=5e-5)
+    assert torch.allclose(roll.logprobs, Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)[0], atol=5e-5)
     assert not torch.allclose(roll.logprobs[:, :8], before[:, :8], atol=1e-2)
 
 
@@ -289,7 +291,7 @@ def test_the_ends_of_the_model_are_looked_at_too(part):
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert rollout.sampling_path(model) == "padded"
     assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
-    assert torch.allclose(roll.logprobs, token_logp(model, roll.input_ids, roll.mask, 1.0)[0], atol=5e-5)
+    assert torch.allclose(roll.logprobs, Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)[0], atol=5e-5)
 
 
 @torch.no_grad()
@@ -299,7 +301,7 @@ def test_adapters_of_peft_are_sampled_from(target):
     model = make("qwen2").eval()
     rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     model.add_adapter(peft.LoraConfig(r=4, target_modules=[target], init_lora_weights=False))
-    models.check_policy(model, "x", token_logp)
+    models.check_policy(model, "x", Policy(model, 1.0, "fp32"))
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert rollout.sampling_path(model) == "padded"
     assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
@@ -318,7 +320,7 @@ def test_layers_are_recomputed_in_evaluation_mode(name):
     inner.register_forward_pre_hook(lambda *_: calls.append(1))
     grads = []
     for model in (plain, thrifty, copy.deepcopy(thrifty)):
-        token_logp(model, ids, mask, 1.0)[0].sum().backward()
+        Policy(model, 1.0, "fp32")(ids, mask)[0].sum().backward()
         grads.append([p.grad for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*grads)) and grads[0]
     assert len(calls) >= 4  # two models, each forwards and again backwards
@@ -354,13 +356,15 @@ def test_attention_in_fp32_beside_bf16_keeps_its_masks(name):
     assert torch.equal(before.input_ids, after.input_ids) and torch.allclose(
         before.logprobs, after.logprobs, atol=1e-5
     )
-    assert torch.allclose(after.logprobs, token_logp(model, after.input_ids, after.mask, 1.0)[0], atol=5e-5)
+    assert torch.allclose(
+        after.logprobs, Policy(model, 1.0, "fp32")(after.input_ids, after.mask)[0], atol=5e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["opt", "modernbert-decoder", "mamba"])
 def test_a_critic_fits_every_base_model(name):
     model = make(name)
-    own = critic.Critic(model, tinyr1.Config(aux="critic"))
+    own = critic.Critic(Policy(model, 1.0, "fp32"), tinyr1.Config(aux="critic"))
     assert own.head.in_features == critic.hidden_width(model) and not own.backbone.training
 
 

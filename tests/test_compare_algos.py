@@ -37,7 +37,7 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys)
     assert text.count("| grpo | 2 |") == 1 and "| grpo:random | 2 |" in text and algorithms.NOTES in text
     assert "compare_algos --algos grpo,ppo,grpo:random" in text and "100 sampled tokens" in text
     config = json.loads((tmp_path / "cells" / "grpo-random-s1" / "config.json").read_text())["config"]
-    assert config["reward_mode"] == "random" and config["seed"] == 1 and config["minibatches"] == 2
+    assert config["rewards"] == "random" and config["seed"] == 1 and config["minibatches"] == 2
 
     in_process.clear()
     report.with_suffix(".md").write_text(f"old\n{algorithms.NOTES}\nMine.\n")
@@ -80,7 +80,7 @@ def row(step, tokens, **more):
 
 
 def test_figures_of_a_run(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"reward_mode": "inverted"}}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"rewards": "inverted"}}))
     rows = [{"step": 0, "eval/accuracy": 0.2, "eval/tokens": 30}]
     rows += [row(1, 100, grad_norm=0.5, dead_groups=0.5, skipped=0), row(2, 250, grad_norm=2.0, skipped=1)]
     rows += [{"step": 2, "probe/accuracy": 0.6, "probe/tokens": 50}, row(3, 400)]

@@ -487,11 +487,9 @@ def test_the_prompt():
 
 
 def attacked(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["tasks", *arguments, "--attack"])
-    monkeypatch.setattr("commands.tasks.SLOWEST", 60.0)  # on a busy machine
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code, capsys.readouterr().out
+    # on a busy machine
+    monkeypatch.setattr("commands.tasks.SLOWEST", 60.0)
+    return main([*arguments, "--attack"]), capsys.readouterr().out
 
 
 def test_the_attack_on_countdown(monkeypatch, capsys):

@@ -136,8 +136,8 @@ def test_an_interrupted_evaluation_goes_on(tiny, tmp_path, rows, monkeypatch):
     figures = lambda: json.loads((tmp_path / "eval-x" / "eval.json").read_text()) | {"seconds": None}
     whole, known = path.read_bytes(), figures()
     lines = whole.splitlines(keepends=True)
-    asked, collect = [], tinyr1.collect
-    monkeypatch.setattr(tinyr1, "collect", lambda *a: asked.append(len(a[2])) or collect(*a))
+    asked, collect = [], tinyr1.sample
+    monkeypatch.setattr(tinyr1, "sample", lambda *a: asked.append(len(a[2])) or collect(*a))
     for torn, chunks in ((b"".join(lines[:7]) + lines[7][:9], 2), (b"".join(lines[:4]), 2), (whole, 0)):
         path.write_bytes(torn)
         asked.clear()
@@ -271,16 +271,16 @@ def test_a_responses_end_by_template(tiny):
     def generate(*args, **given):
         raise Spy(given["stop"])
 
-    real, tinyr1.rollout.generate = tinyr1.rollout.generate, generate
+    real, tinyr1.generate = tinyr1.generate, generate
     try:
         model, tokenizer = models.load_model(tiny, torch.device("cpu"))
         for template, stop in [*tasks.STOPS.items(), ("none", ())]:
             cfg = tinyr1.Config(template=template, precision="fp32")
             with pytest.raises(Spy) as seen:
-                tinyr1.collect(model, tokenizer, [tinyr1.Problem({}, "", [1])], 1, cfg, 0)
+                tinyr1.sample(model, tokenizer, [tinyr1.Problem({}, "", [1])], 1, cfg, 0)
             assert seen.value.args[0] == stop
     finally:
-        tinyr1.rollout.generate = real
+        tinyr1.generate = real
 
 
 def test_a_tokenizer_that_lacks_the_template_or_an_end_is_refused(tiny):

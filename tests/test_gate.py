@@ -16,9 +16,7 @@ from runtime.problems import Problem
 from runtime.scoring import score
 from tasks import TaskError
 
-QUICK = (
-    "--prompts 2 --group 4 --max_new_tokens 8 --overlong keep --eval_problems 2 --eval_samples 2 --lr 1e-4"
-)
+QUICK = "--prompts 2 --group 4 --max_new_tokens 8 --rewards task --eval_problems 2 --eval_samples 2 --lr 1e-4"
 QUICK = [*QUICK.split(), "--probe_every", "0"]
 GOOD = {"reward": 1.0, "correct": True}
 

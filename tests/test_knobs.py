@@ -42,9 +42,8 @@ def test_another_task_leaves_the_presets_options_behind():
 
 
 def test_a_control_has_no_other_signal():
-    assert parse("mini").overlong == "penalise"
-    assert parse("mini", "--reward_mode", "random").overlong == "keep"
-    assert parse("mini", "--reward_mode", "random", "--overlong", "penalise").overlong == "penalise"
+    assert parse("mini").rewards == "task,overlong"
+    assert parse("mini", "--rewards", "random").rewards == "random"
 
 
 def test_typing_the_presets_own_algorithm_changes_nothing():
@@ -214,9 +213,7 @@ def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
 
 
 def test_what_differs_from_the_algorithms_row_is_named():
-    told = config.describe(
-        parse("mini", "--token_budget", "500", "--reward_mode", "random"), tinyr1.ALGORITHMS
-    )
-    assert "algorithm grpo with kl=0.0 overlong_buffer=128 reward_mode=random | lr 0.0004 cosine" in told
+    told = config.describe(parse("mini", "--token_budget", "500", "--rewards", "random"), tinyr1.ALGORITHMS)
+    assert "algorithm grpo with kl=0.0 overlong_buffer=128 rewards=random | lr 0.0004 cosine" in told
     assert "500 sampled tokens" in told and told.count("\n") == 2
     assert "algorithm gspo |" in config.describe(parse("--algo", "gspo"), tinyr1.ALGORITHMS)

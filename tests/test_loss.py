@@ -5,11 +5,14 @@ import math
 
 import pytest
 import torch
-from samples import small_model
+from samples import Sgd, small_model
 
 import tinyr1
 from engine import rollout
-from tinyr1 import ADVANTAGE, KL, WEIGHTS, Config, policy_loss, token_logp
+from runtime.learner import Learner
+from runtime.loop import lr_at
+from tasks.rewards import Response, overlong
+from tinyr1 import ADVANTAGE, KL, LOSS_NORM, Batch, Config, Policy, policy_loss
 
 MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
 
@@ -23,9 +26,9 @@ def test_advantages_by_hand():
 
 
 def test_weights_by_hand():
-    assert torch.allclose(WEIGHTS["sequence"](MASK, 10), MASK * torch.tensor([[1 / 4], [1 / 6]]))
-    assert torch.allclose(WEIGHTS["token"](MASK, 10), MASK / 5)
-    assert torch.allclose(WEIGHTS["constant"](MASK, 10), MASK / 20)
+    assert torch.allclose(LOSS_NORM["sequence"](MASK, 10), MASK * torch.tensor([[1 / 4], [1 / 6]]))
+    assert torch.allclose(LOSS_NORM["token"](MASK, 10), MASK / 5)
+    assert torch.allclose(LOSS_NORM["constant"](MASK, 10), MASK / 20)
 
 
 def test_policy_loss_by_hand():
@@ -33,7 +36,7 @@ def test_policy_loss_by_hand():
     old = torch.zeros(2, 3)
     logp = torch.log(torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.1]]))
     adv = torch.tensor([[1.0], [-1.0]])
-    weight = WEIGHTS["sequence"](MASK, 10)
+    weight = LOSS_NORM["sequence"](MASK, 10)
     loss, sums = policy_loss(logp, old, adv, weight, Config(kl=0))
     row0, row1 = (1.2 + 0.5) / 4, (-1.5 - 0.8 - 1.1) / 6
     assert loss.item() == pytest.approx(-(row0 + row1), rel=1e-6)
@@ -48,39 +51,39 @@ def test_kl_estimators_by_hand():
     assert KL["k2"](d).tolist() == [0.0, 0.125, 0.125]
     assert torch.allclose(KL["k3"](d), torch.tensor([0, math.exp(-0.5) - 0.5, math.exp(0.5) - 1.5]))
     logp, ref = torch.zeros(2, 3), torch.full((2, 3), -0.5)
-    weight = WEIGHTS["token"](MASK, 10)
-    loss, sums = policy_loss(logp, logp, torch.zeros(2, 1), weight, Config(kl=0.1), ref_logp=ref)
+    weight = LOSS_NORM["token"](MASK, 10)
+    loss, sums = policy_loss(logp, logp, torch.zeros(2, 1), weight, Config(kl=0.1), 0.1, ref)
     assert loss.item() == pytest.approx(0.1 * (math.exp(-0.5) - 0.5), rel=1e-5)
     assert sums["kl"].shape == (2, 3)
 
 
-@pytest.mark.parametrize("weight_name", WEIGHTS)
+@pytest.mark.parametrize("weight_name", LOSS_NORM)
 def test_at_ratio_one_the_gradient_is_reinforce(weight_name):
     logp = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    adv, weight = torch.tensor([[0.7], [-1.3]], dtype=torch.float64), WEIGHTS[weight_name](MASK, 8)
+    adv, weight = torch.tensor([[0.7], [-1.3]], dtype=torch.float64), LOSS_NORM[weight_name](MASK, 8)
     policy_loss(logp, logp.detach(), adv, weight, Config(kl=0))[0].backward()
     assert torch.allclose(logp.grad, -adv * weight)
 
 
-def test_token_logp_is_the_log_softmax_of_the_whole_vocabulary():
+def test_the_policy_is_the_log_softmax_of_the_whole_vocabulary():
     model = small_model().double()
     ids = torch.randint(1, 31, (3, 9))
     mask = torch.zeros(3, 8, dtype=torch.bool)
     mask[0, 2:5], mask[1, 0:8], mask[2, 7] = True, True, True
-    logp, entropy = token_logp(model, ids, mask, temperature=0.5)
+    logp, entropy = Policy(model, 0.5, "fp32")(ids, mask)
     full = torch.log_softmax(model(input_ids=ids).logits / 0.5, -1)[:, :-1]
     expected = full.gather(-1, ids[:, 1:, None])[..., 0]
     assert torch.allclose(logp, torch.where(mask, expected, 0.0), atol=1e-5)
     assert torch.allclose(entropy[mask], -(full.exp() * full).sum(-1)[mask], atol=1e-5)
 
 
-def test_chunks_of_the_vocabulary_do_not_change_logp_or_gradient(monkeypatch):
+def test_chunks_of_the_vocabulary_do_not_change_logprobs_or_gradient(monkeypatch):
     grads = []
     for limit in (2**25, 31 * 3):  # one chunk; three tokens a chunk
         model = small_model()
         ids = torch.arange(1, 19).view(2, 9)
         monkeypatch.setattr(tinyr1, "LOGITS", limit)
-        logp, _ = token_logp(model, ids, torch.ones(2, 8, dtype=torch.bool), 1.0)
+        logp, _ = Policy(model, 1.0, "fp32")(ids, torch.ones(2, 8, dtype=torch.bool))
         logp.sum().backward()
         grads.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads))
@@ -95,7 +98,7 @@ def fake_rollout(model, seed=0, extra=0):
     ids = torch.nn.functional.pad(ids, (0, extra))
     roll = rollout.Rollout(ids, torch.full((8,), 3), length, torch.zeros(8, 11 + extra), length < 9)
     with torch.no_grad():
-        roll.logprobs = token_logp(model, ids, roll.mask, 1.0)[0]
+        roll.logprobs = Policy(model, 1.0, "fp32")(ids, roll.mask)[0]
     return roll
 
 
@@ -105,16 +108,18 @@ def gradient(cfg, extra=0, order=None, engine_gap=0.0):
     roll = fake_rollout(small_model(), extra=extra)
     roll.logprobs = roll.logprobs + engine_gap * roll.mask
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
-    keep = roll.finished | torch.tensor(cfg.overlong != "mask")
+    keep = roll.finished | torch.tensor(not cfg.mask_truncated)
     if order is not None:  # of the rows within their groups, which share a number of rows
         roll = rollout.Rollout(*(getattr(roll, f)[order] for f in roll.__dataclass_fields__ if f != "steps"))
         keep, reward = keep[order], reward.flatten()[order].view(2, 4)
     counted = (reward != reward[:, :1]).any(1).repeat_interleave(4) | torch.tensor(not cfg.drop_dead)
-    batch = tinyr1.Batch(cfg, 0, roll, reward, reward == 1, keep, counted)
-    tinyr1.recall(batch, model, ref)
-    batch.adv = tinyr1.advantage(batch)
+    batch = Batch(cfg, 0, cfg.kl, roll, reward, reward == 1, counted, keep)
+    policy, reference = (Policy(m, 1.0, "fp32") if m else None for m in (model, ref))
+    tinyr1.compute_logprobs(batch, policy, reference, cfg)
+    tinyr1.compute_advantages(batch, cfg)
     before = [p.detach().clone() for p in model.parameters()]
-    metrics = tinyr1.update(model, torch.optim.SGD(model.parameters(), lr=1.0), batch)
+    learner = Sgd(policy)
+    metrics = tinyr1.update(learner, batch, cfg) | {"skipped": learner.skipped}
     return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, model.parameters())]), metrics
 
 
@@ -122,7 +127,7 @@ SETTINGS = [
     dict(tinyr1.ALGORITHMS["grpo"]),
     dict(tinyr1.ALGORITHMS["drgrpo"]),
     dict(weight="token", kl=0.1, kl_estimator="k2"),
-    dict(weight="sequence", drop_dead=True, overlong="mask"),
+    dict(weight="sequence", drop_dead=True, mask_truncated=True),
 ]
 
 
@@ -183,27 +188,21 @@ def test_nan_never_reaches_the_weights():
     model, roll = small_model(), fake_rollout(small_model())
     before = copy.deepcopy(model.state_dict())
     reward = torch.tensor([[1.0, -1, float("nan"), 1], [1, -1, 1, 1]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    every = torch.ones(8, dtype=torch.bool)
-    batch = tinyr1.Batch(cfg, 0, roll, reward, reward == 1, every, every)
-    batch.adv = tinyr1.advantage(batch)
-    metrics = tinyr1.update(model, optimizer, batch)
-    assert metrics["skipped"] == 1 and not optimizer.state
+    learner, every = Learner(Policy(model, 1.0, "fp32"), lr=0.1), torch.ones(8, dtype=torch.bool)
+    batch = Batch(cfg, 0, 0.0, roll, reward, reward == 1, every, every)
+    tinyr1.compute_advantages(batch, cfg)
+    tinyr1.update(learner, batch, cfg)
+    assert learner.take_skipped() == 1 and learner.take_skipped() == 0 and not learner.optimizer.state
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_overlong_handling():
-    cfg = Config(max_new_tokens=100, overlong="penalise", overlong_buffer=50)
-    length, finished = torch.tensor([10, 75, 100]), torch.tensor([True, True, False])
-    reward, keep = tinyr1.overlong(cfg, torch.ones(3), length, finished)
-    assert reward.tolist() == [1.0, 0.5, 0.0] and keep.all()
-    cfg.overlong = "mask"
-    reward, keep = tinyr1.overlong(cfg, torch.ones(3), length, finished)
-    assert reward.tolist() == [1, 1, 1] and keep.tolist() == [True, True, False]
+def test_overlong_responses_are_penalised_softly():
+    penalty = [overlong(Response("", {}, n, cap=100, buffer=50, chance=0.0)) for n in (10, 50, 75, 100)]
+    assert penalty == [0.0, 0.0, -0.5, -1.0]
 
 
 def test_schedule():
     cfg = Config(lr=1.0, warmup=3, steps=13)
-    assert [tinyr1.lr_at(s, cfg) for s in (0, 1, 3, 12)] == [0.25, 0.5, 1.0, 1.0]
+    assert [lr_at(s, cfg) for s in (0, 1, 3, 12)] == [0.25, 0.5, 1.0, 1.0]
     cfg.schedule = "cosine"
-    assert tinyr1.lr_at(3, cfg) == 1.0 and tinyr1.lr_at(13, cfg) == pytest.approx(0.1)
+    assert lr_at(3, cfg) == 1.0 and lr_at(13, cfg) == pytest.approx(0.1)

@@ -83,14 +83,12 @@ def own(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(capsys):
     """What `python tinyr1.py tasks` prints, and its exit code: 0, 1 or a message."""
 
     def run(*argv):
-        monkeypatch.setattr("sys.argv", ["tasks", *argv])
-        code = 0
         try:
-            main()
+            code = main([*argv])
         except SystemExit as end:
             code = end.code
         return code, capsys.readouterr().out

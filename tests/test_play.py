@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tasks
 import tinyr1
 from commands import play
+from runtime.problems import pose
 from tasks import countdown, multiplication
 
 QUICK = (
@@ -22,8 +23,8 @@ def runs(tiny, tmp_path_factory):
     """{preset: run folder} of two trained models."""
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runfolder.Pictures.refresh", lambda self: None)
-        patch.setattr("runfolder.Pictures.finish", lambda self: "")
+        patch.setattr("runtime.runfolder.Pictures.refresh", lambda self: None)
+        patch.setattr("runtime.runfolder.Pictures.finish", lambda self: "")
         for preset in ("mini", "mini-multiply"):
             argv = [
                 "train",
@@ -89,9 +90,9 @@ def test_streamed_answers_are_those_of_generate(tiny, temperature):
     cfg = tinyr1.parse("train", ["mini", "--max_new_tokens", "40", "--overlong_buffer", "4"])[0]
     cfg.temperature = temperature
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
-    problem = tinyr1.pose(countdown, {"nums": [3, 8, 5], "target": 16, "wording": "short"}, cfg, tokenizer)
+    problem = pose(countdown, {"nums": [3, 8, 5], "target": 16, "wording": "short"}, cfg, tokenizer)
     for seed in range(3):
-        roll, (text,) = tinyr1.collect(model, tokenizer, [problem], 1, cfg, seed)
+        roll, (text,) = tinyr1.sample(model, tokenizer, [problem], 1, cfg, seed)
         answer, texts = play.Answer("base", model, tokenizer, cfg, problem, seed), [""]
         while answer.going:
             answer.advance()

@@ -13,7 +13,7 @@ from transformers import (
 
 from engine import rollout, round_up
 from engine.decoder import FAST, Decoder, has_fast_path
-from tinyr1 import token_logp
+from tinyr1 import Policy
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7], [11, 12]]
 SIZE = dict(
@@ -89,7 +89,7 @@ def test_greedy_equals_hugging_face(name):
 def test_logp_is_the_trainers(name):
     model = make(name)
     out = rollout.generate(model, PROMPTS, 3, max_new_tokens=20, eos_ids=[0, 1], temperature=0.7, seed=3)
-    logp, _ = token_logp(model, out.input_ids, out.mask, temperature=0.7)
+    logp, _ = Policy(model, 0.7, "fp32")(out.input_ids, out.mask)
     assert torch.allclose(out.logprobs, logp, atol=2e-5)
     assert (out.logprobs[out.mask] < 0).all() and (out.logprobs[~out.mask] == 0).all()
 
@@ -266,5 +266,5 @@ def test_graphs_change_nothing_on_a_gpu(name, monkeypatch):
     monkeypatch.setattr(rollout, "Graphs", lambda step: step)
     without = rollout.generate(model, PROMPTS, 8, **kw)
     assert with_graphs.completions() == without.completions()
-    logp, _ = token_logp(model, without.input_ids, without.mask, temperature=1.0)
+    logp, _ = Policy(model, 1.0, "fp32")(without.input_ids, without.mask)
     assert torch.allclose(with_graphs.logprobs, logp, atol=1e-3)

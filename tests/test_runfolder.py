@@ -287,14 +287,14 @@ def test_runs_of_before_the_digests_go_on(tiny, tmp_path, monkeypatch):
 def test_the_files_of_a_task(tmp_path):
     names = lambda task, *options: {path.name for path in digests.task_files(task, options)}
     assert {"competition_math.py", "_math_worker.py", "_latex.py"} <= names("competition_math")
-    assert "countdown.py" not in names("multiplication") and "_arithmetic.py" in names("countdown")
+    assert "countdown.py" not in names("multiplication") and "arithmetic.py" in names("countdown")
     (tmp_path / "rows.jsonl").write_text("")
     (tmp_path / "own.py").write_text("from tasks.countdown import reward\nimport json, near, nowhere\n")
     (tmp_path / "near.py").write_text("from . import further\n")
     (tmp_path / "further.py").write_text("not Python\n")
     found = names(str(tmp_path / "own.py"), f"data={tmp_path / 'rows.jsonl'}", "numbers=3")
-    assert {"own.py", "near.py", "further.py", "rows.jsonl", "countdown.py", "_arithmetic.py"} <= found
-    assert "minibase.py" not in found and "multiplication.py" not in found
+    assert {"own.py", "near.py", "further.py", "rows.jsonl", "countdown.py", "arithmetic.py"} <= found
+    assert "make.py" not in found and "multiplication.py" not in found
 
 
 def test_a_digest_reads_large_files_in_pieces(tmp_path, monkeypatch):
@@ -369,11 +369,11 @@ def test_weights_that_are_no_numbers_are_never_saved(tiny, base, tmp_path, capsy
     argv += ["--precision", "fp32", *QUICK]
     real, calls = tinyr1.update, []
 
-    def spoils(model, *rest):
-        metrics = real(model, *rest)
+    def spoils(learner, *rest):
+        metrics = real(learner, *rest)
         calls.append(0)
         if len(calls) == 3:  # as an overflow in an optimizer step would
-            next(model.parameters()).data[0, 0] = float("inf")
+            next(learner.module.parameters()).data[0, 0] = float("inf")
         return metrics
 
     with monkeypatch.context() as patch:
@@ -396,7 +396,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tiny, base, tmp_path, capsy
 
 def test_a_huge_learning_rate_is_not_told_that_its_weights_are_good(tiny, tmp_path, capsys):
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "r", "--steps", 12, "--lr", 1e9]
-    assert train(*argv, "--reward_mode", "random", *QUICK) == 2
+    assert train(*argv, "--rewards", "random", *QUICK) == 2
     error = one_paragraph(capsys)
     assert "an earlier step may have spoiled them" in error and "good" not in error
 
@@ -407,5 +407,5 @@ def test_equal_rewards_leave_no_variance_to_explain(tiny, same, tmp_path, rows, 
     assert train(*argv, "--task", same, "--name", "equal") == 0
     found = steps(tmp_path / "equal", rows)
     assert len(found) == 5 and not any("explained_variance" in row for row in found)
-    assert train(*argv, "--reward_mode", "random", "--name", "random") == 0
+    assert train(*argv, "--rewards", "random", "--name", "random") == 0
     assert all(row["explained_variance"] > -10 for row in steps(tmp_path / "random", rows))

@@ -161,8 +161,8 @@ def test_a_padding_token_that_the_model_lacks_pads_nothing(model):
     assert tokenizer.pad_token_id > 300 and models.pad_id(model, tokenizer) == 0
     asked = [tinyr1.Problem({}, "", ids) for ids in ([1, 2, 3], [4])]
     cfg = tinyr1.Config(max_new_tokens=4, precision="fp32")
-    roll, _ = tinyr1.collect(model, tokenizer, asked, 2, cfg, 0)
-    tinyr1.token_logp(model, roll.input_ids, roll.mask, 1.0)
+    roll, _ = tinyr1.sample(model, tokenizer, asked, 2, cfg, 0)
+    tinyr1.Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)
 
 
 def test_a_turn_that_ends_in_plain_text_adds_no_end(model):

@@ -1,0 +1,265 @@
+"""The loop around a training step: resume, learning rate, clock, log, checkpoints, evaluation, the end.
+
+    with Loop(...) as loop:
+        for step in loop:       # sets the learning rate; afterwards evaluates and saves
+            ...
+            loop.log(metrics, samples)
+        return loop.finish()
+
+It knows no algorithm: what it evaluates with is a function that it is given.
+"""
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from plots.summary import show
+from runtime import cpu
+from runtime.digests import model_folder
+from runtime.learner import Learner, weights_are_finite
+from runtime.metrics import remarks
+from runtime.models import peak_gb
+from runtime.runfolder import Clock, Interrupt, Run, UserError, write_json
+
+KEEP_HELD_OUT = 64  # problems of an evaluation of which samples.jsonl keeps one sample
+KEEP_ERRORS = 8  # failed verdicts of a step that it keeps
+PHASES = ("sample", "score", "update")  # of a step, in the clock
+Evaluate = Callable[[int, int], tuple[dict, list[dict]]]
+
+DIVERGED = (
+    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. Such gradients "
+    "never reach the weights, which are finite, but an earlier step may have spoiled them: they are in {}. "
+    "Lower --lr, or try --precision fp32, under another --name."
+)
+SPOILED = (
+    "Weights have become NaN or infinite at step {} or before, so training stopped and wrote no model. The "
+    "last checkpoint stays as it was, in {}. Lower --lr, or try --precision fp32, under another --name."
+)
+
+
+@dataclass
+class State:
+    """How far a run is. A checkpoint holds it beside the weights and the seconds."""
+
+    kl_coef: float  # --kl_target moves it
+    step: int = 0
+    skipped_in_a_row: int = 0  # steps with a gradient that was not finite
+    sampled: int = 0  # tokens
+    drawn: int = 0  # prompts: the data cursor
+
+
+def lr_at(step: int, cfg, sampled: int = 0) -> float:
+    """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine down to a tenth at the last
+    step, or where the sampled tokens reach the budget.
+    """
+    share = min(1.0, (step + 1) / (cfg.warmup + 1))
+    if cfg.schedule == "cosine":
+        progress = max(0.0, (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
+        progress = max(progress, sampled / cfg.token_budget if cfg.token_budget else 0.0)
+        share *= 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return cfg.lr * share
+
+
+class Loop:
+    """Steps of a run, from its last checkpoint to its end or to Ctrl-C.
+
+    data: iterator of problems, with the number of those left out in `overlong`. aux: what learns beside the
+    policy. evaluate(count, k): metrics and records of k samples for the first `count` held-out problems.
+    about: facts for config.json.
+    """
+
+    def __init__(
+        self, cfg, run: Run, clock: Clock, data: Iterator, policy: Learner, aux, tokenizer,
+        evaluate: Evaluate, about: dict,
+    ):  # fmt: skip
+        self.cfg, self.run, self.clock, self.data = cfg, run, clock, data
+        self.policy, self.aux, self.tokenizer, self.evaluate = policy, aux, tokenizer, evaluate
+        self.state = State(cfg.kl)
+        self.interrupt = Interrupt()
+        self.resume(run.begin(cfg, about))
+
+    def resume(self, saved: dict | None) -> None:
+        """Take up a checkpoint; without one, evaluate the base model."""
+        cfg, state = self.cfg, self.state
+        if saved is None:
+            print(f"evaluating the base model on held-out problems, {cfg.eval_samples} samples each")
+            with self.clock("eval_base"):
+                self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
+            self.save()
+        else:
+            self.policy.load_state_dict(saved)
+            self.aux.load_state_dict(saved["aux"])
+            self.state = state = State(**{name: saved[name] for name in asdict(state)})
+            self.clock.update(saved["clock"])
+            # the data cursor
+            for _ in itertools.islice(self.data, state.drawn):
+                pass
+            print(f"resuming {self.run.path} after step {state.step} of {cfg.steps}")
+
+    def __enter__(self) -> "Loop":
+        total, unit = (
+            (self.cfg.token_budget, " tokens") if self.cfg.token_budget else (self.cfg.steps, "step")
+        )
+        self.bar = tqdm(
+            total=total, initial=self.units_done(), desc="train", unit=unit, dynamic_ncols=True,
+            smoothing=0.1, unit_scale=self.cfg.token_budget > 0,
+        )  # fmt: skip
+        self.interrupt.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.close()
+        self.interrupt.__exit__(*error)
+
+    def units_done(self) -> int:
+        """Of the token budget, or without one of the steps."""
+        return self.state.sampled if self.cfg.token_budget else self.state.step
+
+    def is_finished(self) -> bool:
+        return self.state.step >= self.cfg.steps or 0 < self.cfg.token_budget <= self.state.sampled
+
+    def __iter__(self) -> Iterator[int]:
+        """The number of each step, from 0."""
+        while not self.is_finished() and not self.interrupt.asked:
+            self.began, self.spent = time.perf_counter(), dict(self.clock)
+            self.lr = lr_at(self.state.step, self.cfg, self.state.sampled)
+            self.policy.set_lr(self.lr)
+            yield self.state.step
+            self.after_step()
+
+    # ------------------------------------------------------------ what is written
+
+    def log(self, metrics: dict, samples) -> None:
+        """Count the step, and write its row and some of its samples."""
+        state = self.state
+        state.step += 1
+        state.sampled += int(samples.rollout.length.sum())
+        state.drawn += len(samples.problems)
+        skipped = sum(learner.take_skipped() for learner in (self.policy, *self.aux.learners))
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
+        row = {"step": state.step, **metrics, "skipped": skipped, "lr": self.lr}
+        row["sampled_tokens"] = state.sampled
+        if self.data.overlong:
+            row["overlong_prompts"] = self.data.overlong
+        self.log_samples(samples.records)
+        row |= {f"time/{p}": self.clock[p] - self.spent.get(p, 0.0) for p in PHASES}
+        row["time/step"] = time.perf_counter() - self.began
+        rest = row["time/step"] - sum(row[f"time/{p}"] for p in PHASES)
+        self.clock["rest"] = self.clock.get("rest", 0.0) + rest
+        self.run.log("metrics.jsonl", [row])
+        self.row = row
+
+    def log_samples(self, records: list[dict]) -> None:
+        """Some of a step's samples: random ones, and some whose verdicts failed."""
+        random = np.random.default_rng((self.cfg.seed, self.state.step))
+        shown = random.choice(len(records), min(self.cfg.keep_samples, len(records)), replace=False)
+        kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
+        self.run.log("samples.jsonl", [{"step": self.state.step, "split": "train", **r} for r in kept])
+
+    def log_evaluation(self, label: str, count: int, k: int) -> list[dict]:
+        """Evaluate, write the row and all samples, and let the report show them. Returns the records."""
+        metrics, records = self.evaluate(count, k)
+        step = self.state.step
+        row = {"step": step, **{f"{label}/{name}": value for name, value in metrics.items()}}
+        self.run.log("metrics.jsonl", [row])
+        head = {"step": step, "split": "test"}
+        every = [head | {"problem": i // k, "sample": i % k} | r for i, r in enumerate(records)]
+        self.run.log("eval_samples.jsonl", every)
+        # the same problems at every evaluation
+        self.run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])
+        self.run.pictures.refresh()
+        return records
+
+    def save(self) -> None:
+        """Write a checkpoint. Errors: UserError for weights that are not finite: the last one stays."""
+        if not all(weights_are_finite(learner.module) for learner in (self.policy, *self.aux.learners)):
+            raise UserError(SPOILED.format(self.state.step, self.run.checkpoint))
+        self.clock.lap()
+        weights = self.policy.state_dict() | {"aux": self.aux.state_dict()}
+        self.run.save(asdict(self.state) | {"clock": dict(self.clock)} | weights)
+
+    # ------------------------------------------------------------ after a step, and at the end
+
+    def after_step(self) -> None:
+        """Stop on bad gradients, evaluate, save, and move the bar."""
+        cfg, state, row = self.cfg, self.state, self.row
+        if state.skipped_in_a_row >= cfg.bad_steps:
+            self.save()
+            self.run.export(self.policy.module.model, self.tokenizer)
+            raise UserError(DIVERGED.format(state.skipped_in_a_row, state.step, self.run.path / "final"))
+        if cfg.probe_every and state.step % cfg.probe_every == 0 and not self.is_finished():
+            with self.clock("probe"):
+                self.log_evaluation("probe", cfg.probe_problems, 1)
+        if state.step % cfg.save_every == 0 or self.is_finished():
+            with self.clock("save"):
+                self.save()
+        self.bar.update(self.units_done() - self.bar.n)
+        shown = f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
+        self.bar.set_postfix_str(shown + (", the machine is busy" if cpu.watch.busy else ""))
+
+    def finish(self) -> dict | None:
+        """Evaluate and export the trained model, write and print the summary. None if interrupted."""
+        cfg, run, state = self.cfg, self.run, self.state
+        self.bar.close()
+        if not self.is_finished():
+            self.save()
+            again = f"The same command{' without --overwrite' if cfg.overwrite else ''} resumes it."
+            print(f"Stopped after step {state.step} of {cfg.steps}; the checkpoint is whole. {again}")
+            return None
+        print("evaluating the trained model on the same problems")
+        with self.clock("eval_trained"):
+            trained = self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
+        run.export(self.policy.module.model, self.tokenizer)
+        self.clock.lap()
+        summary = self.summarise(trained)
+        # which tells the report that the run has finished
+        write_json(run.path / "summary.json", summary)
+        drawn = run.pictures.finish()
+        self.clock["plots"] = self.clock.lap()
+        summary["seconds"] = {name: round(value, 2) for name, value in self.clock.items()}
+        write_json(run.path / "summary.json", summary)
+        show(run.path)
+        print(
+            f"{state.step} steps in {self.clock['total'] / 60:.1f} minutes. Run folder: {run.path}; the "
+            f"trained model: {run.path / 'final'}\n{drawn}"
+        )
+        for remark in summary["remarks"]:
+            print(f"Note: {remark}.")
+        return summary
+
+    def summarise(self, trained: list[dict]) -> dict:
+        """summary.json: the first and the last evaluation, and what the closing lines must not hide."""
+        rows = self.run.rows("metrics.jsonl")
+        evals = [row for row in rows if "eval/accuracy" in row]
+        base, after = (
+            {name.removeprefix("eval/"): value for name, value in row.items() if name != "step"}
+            for row in (evals[0], evals[-1])
+        )
+        # a key that one side lacks is null there
+        keys = dict.fromkeys([*SUMMARY, *base, *after])
+        summary = {
+            "base": {key: base.get(key) for key in keys},
+            "trained": {key: after.get(key) for key in keys},
+            "steps": self.state.step,
+            "peak_gb": peak_gb(self.cfg.device),
+        }
+        if after.get("attempts") is not None:
+            summary["longest"] = {"trained": {key: longest(trained, key) for key in ("attempts", "tokens")}}
+            record = model_folder(self.cfg.model) / "record.json"
+            if Path(record).exists():
+                summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
+        return summary | {"remarks": remarks(rows)}
+
+
+SUMMARY = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
+
+
+def longest(records: list[dict], key: str):
+    return max(r[key] for r in records if isinstance(r.get(key), (int, float)))
