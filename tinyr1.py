@@ -40,6 +40,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import tasks
 from critic import Critic, ImplicitPRM, NoAux, gae
+from engine import round_up
 from engine.policy import states_and_head
 from engine.rollout import Rollout, generate, join, longest_prompt
 from runtime import config
@@ -433,7 +434,7 @@ def micro_batches(rows: Tensor, total_length: Tensor, budget: int):
     """
     rows = rows[total_length[rows].argsort(descending=True, stable=True)]
     while len(rows):
-        width = min(-(-int(total_length[rows[0]]) // 8) * 8, int(total_length.max()))
+        width = min(round_up(int(total_length[rows[0]]), 8), int(total_length.max()))
         count = max(1, budget // width)
         yield rows[:count], width
         rows = rows[count:]

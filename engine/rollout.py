@@ -2,31 +2,39 @@
 
     out = generate(model, prompts, G, max_new_tokens=256, eos_ids=[2], seed=7)      # N = len(prompts)*G rows
 
-The weights of the training module are read at every call and no copy outlives it, so there is nothing to
-synchronise. Samples live in *slots* of a pre-allocated key-value cache. A finished sample leaves its slot
-to the next waiting one; when none waits, the remaining slots are moved together so that the batch shrinks.
-A prompt is prefilled once for its group.
+`generate` reads the weights of the training module at every call and keeps no copy, so there is nothing to
+synchronise. Samples live in *slots* of a pre-allocated key-value cache. A finished sample leaves its slot to
+the next waiting one; when none waits, the remaining slots are moved together so that the batch shrinks. A
+prompt is prefilled once for its group.
 
-Every sample has a random stream of its own, a hash of (seed, prompt index, sample index, position): the
-same seed gives the same samples whatever the number of slots (up to rounding in the matrix products).
+Every sample has its own random stream, a hash of (seed, prompt index, sample index, position): the same seed
+gives the same samples for any number of slots (up to rounding in the matrix products).
 """
 
 import bisect
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from engine.decoder import Decoder, fast_path
+from engine import round_up
+from engine.decoder import Decoder, Prefix, has_fast_path
 from engine.generic import decode_generic
-from engine.policy import evaluating, model_logprobs, position_limit, random_ids, rounding
+from engine.policy import evaluating, model_logprobs, position_limit, random_ids, rounding_tolerance
 
-BLOCK = 16  # attention reads the cache up to a multiple of it: few distinct shapes
-SHRINK = 0.75  # slots are moved together when fewer than this share is busy
-REFILL = 16  # waiting samples start when one slot in so many is idle
-PREFILL = 2**15  # tokens of the prompts that are prefilled at once, about
-# steps between two looks at what has ended: (on a GPU, with stop strings) -> steps
+# attention reads the cache up to a multiple of BLOCK: few distinct shapes
+BLOCK = 16
+# slots are moved together when fewer than this share is busy
+SHRINK = 0.75
+# waiting samples start when one slot in REFILL is idle
+REFILL = 16
+# tokens of the prompts that are prefilled at once, about
+PREFILL = 2**15
+# steps between two checks for finished samples: (on a GPU, with stop strings) -> steps
 CHECK = {(False, False): 1, (False, True): 8, (True, False): 16, (True, True): 16}
 
 
@@ -46,20 +54,20 @@ class Rollout:
     """
 
     # (N,L) prompt and completion, padded with `pad_id`
-    input_ids: torch.Tensor
+    input_ids: Tensor
     # (N,) tokens of the prompt
-    prompt_len: torch.Tensor
+    prompt_len: Tensor
     # (N,) tokens of the completion, with the EOS that the policy chose
-    length: torch.Tensor
+    length: Tensor
     # (N,T) log-probability of the token at the sampling temperature, 0 where mask is False
-    logprobs: torch.Tensor
+    logprobs: Tensor
     # (N,) True if the sample ended by itself, False if it was cut at max_new_tokens
-    finished: torch.Tensor
+    finished: Tensor
     # forward passes of decoding that it took
     steps: int = 0
 
     @property
-    def mask(self) -> torch.Tensor:
+    def mask(self) -> Tensor:
         """(N,T) True on completion tokens; made from lengths, because pad may equal EOS."""
         # the index of the token that each position refers to
         token = torch.arange(1, self.input_ids.shape[1], device=self.input_ids.device)
@@ -77,8 +85,8 @@ def join(parts: list[Rollout]) -> Rollout:
         return parts[0]
     L = max(part.input_ids.shape[1] for part in parts)
 
-    def concatenate(name: str, width: int | None = None) -> torch.Tensor:
-        tensors: list[torch.Tensor] = [getattr(part, name) for part in parts]
+    def concatenate(name: str, width: int | None = None) -> Tensor:
+        tensors: list[Tensor] = [getattr(part, name) for part in parts]
         if width is not None:
             tensors = [F.pad(x, (0, width - x.shape[1])) for x in tensors]
         return torch.cat(tensors)
@@ -93,10 +101,10 @@ def join(parts: list[Rollout]) -> Rollout:
     )
 
 
-# ---------------------------------------------------------------- random numbers, one stream a sample
+# ---------------------------------------------------------------- random numbers, one stream per sample
 
 
-def _mix(x: torch.Tensor) -> torch.Tensor:
+def _mix(x: Tensor) -> Tensor:
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014) on int64; multiplication wraps, shifts are made
     logical.
     """
@@ -105,272 +113,384 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
-def random_keys(seed: int, prompt: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+def random_keys(seed: int, prompt: Tensor, sample: Tensor) -> Tensor:
     """(n,) int64 keys of independent random streams."""
     key = torch.full_like(prompt, seed)
     for number, odd in ((0, 0x1E3779B97F4A7C15), (prompt, 0x2545F4914F6CDD1D), (sample, 0x632BE59BD9B4E019)):
-        key = _mix(key + (number + 1) * odd)  # + 1, or zeros would stay zero
+        # + 1, or zeros would stay zero
+        key = _mix(key + (number + 1) * odd)
     return key
 
 
-def random_uniform(key: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def random_uniform(key: Tensor, position: Tensor) -> Tensor:
     """(n,) float32 in [0,1) with 24 random bits."""
     return ((_mix(key + position * -0x61C8864680B583EB) >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
-def sample_tokens(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float, top_k: int):
-    """Tokens (n,) and their log-probabilities (n,) from logits (n,V) and one uniform number a row, by
+class Choice(NamedTuple):
+    """How a token is chosen: greedily if temperature is 0; top_k 0 means any number of tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+def sample_tokens(
+    logits: Tensor, u: Tensor, temperature: float, top_p: float, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens (n,) and their log-probabilities (n,) from logits (n,V) and one uniform number per row, by
     inverse CDF.
 
     Greedy if temperature is 0. The log-probability is that of the whole distribution at this temperature
     (at 1 if greedy), because that is what the trainer scores; top-p and top-k only narrow the choice.
     """
-    logp = F.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (n,V)
+    # (n,V)
+    logprobs = F.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
     if temperature == 0:
-        token = logp.argmax(-1)
+        token = logprobs.argmax(-1)
     else:
-        probs = logp.exp()
+        probs = logprobs.exp()
         if top_p < 1 or top_k:
-            ordered, order = probs.sort(-1, descending=True)
-            before = ordered.cumsum(-1) - ordered
-            drop = (before >= top_p) | (
-                torch.arange(probs.shape[1], device=probs.device) >= (top_k or probs.shape[1])
-            )
-            probs = torch.zeros_like(probs).scatter_(-1, order, ordered.masked_fill(drop, 0))
+            probs = _narrow(probs, top_p, top_k)
         cdf = probs.cumsum(-1)
-        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp_(
-            max=cdf.shape[1] - 1
-        )
-    return token, logp.gather(-1, token[:, None])[:, 0]
+        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
+        token = token.clamp_(max=cdf.shape[1] - 1)
+    return token, logprobs.gather(-1, token[:, None])[:, 0]
 
 
-def fit_slots(model, length: int, dtype: torch.dtype, device: torch.device) -> int:
-    """How many key-value caches of `length` tokens fit: a quarter of a CPU's memory (of all of it, so that
-    a resumed run samples in the same batches), or 80 % of what is free on a GPU.
-    """
-    c = model.config.get_text_config()
-    try:
-        heads = getattr(c, "num_key_value_heads", c.num_attention_heads)
-        width = heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
-    except (AttributeError, RuntimeError, TypeError, ValueError):  # no attention, or layers that differ
-        width = c.hidden_size
-    row = 2 * c.num_hidden_layers * length * width * dtype.itemsize
-    if device.type == "cuda":
-        weights = sum(p.numel() for p in model.parameters()) * dtype.itemsize
-        torch.cuda.empty_cache()  # what training has left in the allocator's cache is free as well
-        memory = 0.8 * (torch.cuda.mem_get_info(device)[0] - weights)
-    else:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
-    return max(1, int(memory // row))
+def _narrow(probs: Tensor, top_p: float, top_k: int) -> Tensor:
+    """The probabilities (n,V) with those outside top-p and top-k set to 0."""
+    ordered, order = probs.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    rank = torch.arange(probs.shape[1], device=probs.device)
+    drop = (before >= top_p) | (rank >= (top_k or probs.shape[1]))
+    return torch.zeros_like(probs).scatter_(-1, order, ordered.masked_fill(drop, 0))
 
 
-# ---------------------------------------------------------------- the samples in the making
+# ---------------------------------------------------------------- the samples while they are decoded
 
 
-def find_stop(ids: list[int], stop: list[str], decode) -> int | None:
-    """How many of the tokens it takes until their text contains one of the strings; None if it never does."""
-    if not any(s in decode(ids) for s in stop):
+def find_stop(ids: list[int], stop: Sequence[str], decode: Callable[[list[int]], str]) -> int | None:
+    """The number of tokens after which the text contains one of the strings; None if it never does."""
+
+    def contains(count: int) -> bool:
+        text = decode(ids[:count])
+        return any(s in text for s in stop)
+
+    if not contains(len(ids)):
         return None
-    return bisect.bisect_left(range(len(ids)), True, key=lambda n: any(s in decode(ids[:n]) for s in stop))
+    return bisect.bisect_left(range(len(ids)), True, key=contains)
 
 
 class Samples:
-    """The tokens chosen so far for N = len(prompts)*G samples; the row N stands for none (an idle slot)."""
+    """The tokens chosen so far for N = len(prompts)*G samples; row N stands for no sample (an idle slot)."""
 
-    def __init__(self, prompts, G, caps, eos_ids, stop, decode, pad_id, choose, seed, device):
-        self.prompts, self.G, self.N, self.pad_id, self.choose = prompts, G, len(prompts) * G, pad_id, choose
-        self.stop, self.decode, self.every = list(stop), decode, CHECK[device.type == "cuda", bool(stop)]
-        self.most = caps if isinstance(caps, int) else max(caps)  # tokens of the longest sample
+    def __init__(
+        self,
+        prompts: list[list[int]],
+        G: int,
+        caps: int | Sequence[int],
+        *,
+        device: torch.device,
+        eos_ids: Iterable[int] = (),
+        stop: Iterable[str] = (),
+        decode: Callable[[list[int]], str] | None = None,
+        pad_id: int = 0,
+        choice: Choice = Choice(),  # noqa: B008 (immutable)
+        seed: int = 0,
+        first: int = 0,
+    ):
+        self.prompts, self.G, self.N = prompts, G, len(prompts) * G
+        self.pad_id, self.choice = pad_id, choice
+        self.stop, self.decode = list(stop), decode
+        self.check_every = CHECK[device.type == "cuda", bool(self.stop)]
+        # tokens of the longest sample
+        self.max_tokens = caps if isinstance(caps, int) else max(caps)
+        # (N+1,)
         self.index = torch.arange(self.N + 1, device=device)
-        self.key = random_keys(seed, self.index // G, self.index % G)
-        self.eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
-        self.cap = torch.full_like(self.index, self.most)
+        self.key = random_keys(seed, first + self.index // G, self.index % G)
+        self.cap = torch.full_like(self.index, self.max_tokens)
         self.cap[: self.N] = torch.as_tensor(caps, device=device)
-        self.tokens = torch.full((self.N + 1, self.most), pad_id, device=device)
-        self.logp = torch.zeros(self.N + 1, self.most, device=device)
-        self.length, self.finished = torch.zeros_like(self.index), torch.zeros_like(self.index) > 0
+        self.length = torch.zeros_like(self.index)
+        self.finished = torch.zeros_like(self.index, dtype=torch.bool)
+        # (N+1,max_tokens)
+        self.tokens = torch.full((self.N + 1, self.max_tokens), pad_id, device=device)
+        self.logprobs = torch.zeros(self.N + 1, self.max_tokens, device=device)
+        self.eos = torch.tensor(list(eos_ids), device=device, dtype=torch.long)
 
-    def settle(self, rows, logits):
-        """Choose the next tokens (n,) of the samples `rows` (n,) from logits (n,V), and say which go on."""
+    def append_tokens(self, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the next tokens (n,) of the samples `rows` (n,) from logits (n,V); also (n,) bool, which of
+        these samples continue.
+        """
         at = self.length[rows]
-        token, logp = sample_tokens(logits, random_uniform(self.key[rows], at), *self.choose)
+        token, logprobs = sample_tokens(logits, random_uniform(self.key[rows], at), *self.choice)
         done = torch.isin(token, self.eos)
-        self.tokens[rows, at], self.logp[rows, at] = token, logp
-        self.length[rows], self.finished[rows] = at + 1, done
+        self.tokens[rows, at] = token
+        self.logprobs[rows, at] = logprobs
+        self.length[rows] = at + 1
+        self.finished[rows] = done
         self.length[self.N] = 0
         return token, (rows < self.N) & ~done & (at + 1 < self.cap[rows])
 
-    def stopped(self, rows):
-        """Which of the samples `rows` (n,) have come to a stop string within the last `every` tokens."""
-        window = self.every + max(len(s.encode()) for s in self.stop)
-        columns = self.length[rows][:, None] - torch.arange(window, 0, -1, device=rows.device)  # (n,window)
+    def find_stopped(self, rows: Tensor) -> Tensor:
+        """(n,) bool: which of the samples `rows` (n,) completed a stop string in the last `check_every`
+        tokens.
+        """
+        assert self.decode is not None
+        window = self.check_every + max(len(s.encode()) for s in self.stop)
+        # (n,window)
+        columns = self.length[rows][:, None] - torch.arange(window, 0, -1, device=rows.device)
         recent = self.tokens[rows[:, None], columns.clamp(min=0)].tolist()
-        new = (ids[max(0, window - n) :] for ids, n in zip(recent, self.length[rows].tolist()))
-        return torch.tensor(
-            [any(s in self.decode(ids) for s in self.stop) for ids in new], device=rows.device
-        )
+        stopped = []
+        for ids, length in zip(recent, self.length[rows].tolist()):
+            text = self.decode(ids[max(0, window - length) :])
+            stopped.append(any(s in text for s in self.stop))
+        return torch.tensor(stopped, device=rows.device)
+
+    def cut_at_stop(self) -> None:
+        """End each sample with the token that completes its first stop string."""
+        assert self.decode is not None
+        for i in range(self.N):
+            count = find_stop(self.tokens[i, : self.length[i]].tolist(), self.stop, self.decode)
+            if count:
+                self.length[i], self.finished[i] = count, True
 
     def rollout(self, steps: int) -> Rollout:
+        if self.stop:
+            self.cut_at_stop()
         device, G, N = self.index.device, self.G, self.N
-        for i in range(N if self.stop else 0):
-            if cut := find_stop(self.tokens[i, : self.length[i]].tolist(), self.stop, self.decode):
-                self.length[i], self.finished[i] = cut, True
         prompt_len = torch.tensor([len(p) for p in self.prompts], device=device).repeat_interleave(G)
         length = self.length[:N]
         L = int((prompt_len + length).max())
-        ids = torch.full((N, L), self.pad_id, device=device)
-        logp = torch.zeros(N, L - 1, device=device)
-        column = torch.arange(self.most, device=device)
-        written = column < length[:, None]  # (N,most)
+        input_ids = torch.full((N, L), self.pad_id, device=device)
+        logprobs = torch.zeros(N, L - 1, device=device)
+        column = torch.arange(self.max_tokens, device=device)
+        # (N,max_tokens)
+        written = column < length[:, None]
         rows = self.index[:N, None].expand_as(written)[written]
         columns = (prompt_len[:, None] + column)[written]
-        ids[rows, columns], logp[rows, columns - 1] = self.tokens[:N][written], self.logp[:N][written]
-        for i, p in enumerate(self.prompts):
-            ids[i * G : (i + 1) * G, : len(p)] = torch.tensor(p, device=device)
-        return Rollout(ids, prompt_len, length, logp, self.finished[:N], steps)
+        input_ids[rows, columns] = self.tokens[:N][written]
+        logprobs[rows, columns - 1] = self.logprobs[:N][written]
+        for i, prompt in enumerate(self.prompts):
+            input_ids[i * G : (i + 1) * G, : len(prompt)] = torch.tensor(prompt, device=device)
+        return Rollout(input_ids, prompt_len, length, logprobs, self.finished[:N], steps)
 
 
 # ---------------------------------------------------------------- the fast path
 
 
 class Graphs:
-    """Replays step(n, width) as one CUDA graph for each pair, captured at its second use (the first one, run
-    as it is, warms the libraries up). They share one memory pool and live as long as the cache they read.
+    """Replays step(n, width) as one CUDA graph per (n, width), captured at its second use; the first use runs
+    without a graph and warms the libraries up. The graphs share one memory pool and live as long as the cache
+    that they read.
     """
 
-    def __init__(self, step):
-        self.step, self.graphs, self.pool = step, {}, torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream()  # the default one cannot be captured
+    def __init__(self, step: Callable[[int, int], None]):
+        self.step = step
+        self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        # the default stream cannot be captured
+        self.stream = torch.cuda.Stream()
 
     def __call__(self, n: int, width: int) -> None:
         if (n, width) not in self.graphs:
             self.graphs[n, width] = None
-            return self.step(n, width)
-        if self.graphs[n, width] is None:
-            graph = self.graphs[n, width] = torch.cuda.CUDAGraph()
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                graph.capture_begin(pool=self.pool)
-                self.step(n, width)
-                graph.capture_end()
-            torch.cuda.current_stream().wait_stream(self.stream)
-        self.graphs[n, width].replay()
+            self.step(n, width)
+            return
+        graph = self.graphs[n, width]
+        if graph is None:
+            graph = self.graphs[n, width] = self.capture(n, width)
+        graph.replay()
+
+    def capture(self, n: int, width: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            graph.capture_begin(pool=self.pool)
+            self.step(n, width)
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return graph
 
 
-def _decode_fast(model, samples: Samples, slots: int, dtype: torch.dtype) -> int:
-    """Decode all samples, `slots` at a time, and return the number of steps. An idle slot goes on computing
-    into the void; the host looks every `samples.every` steps what has ended.
+class SlotDecoder:
+    """Decodes all samples, at most `slots` at a time. The first `busy` slots are computed; an idle slot among
+    them is computed too, and its result is discarded.
     """
-    prompts, G, N, every = samples.prompts, samples.G, samples.N, samples.every
-    cuda = model.device.type == "cuda"
-    block, shrink = (256, 0.5) if cuda else (BLOCK, SHRINK)  # a GPU wants few shapes: each is a graph
-    longest = -(-(max(map(len, prompts)) + samples.most) // block) * block
-    decoder = Decoder(model, slots, longest, dtype)
-    prompt_len = torch.tensor([len(p) for p in prompts], device=model.device)
-    row = torch.full((slots,), N, device=model.device)  # (slots,) which sample lives in each
-    token, position = torch.zeros_like(row), torch.zeros_like(row)
-    started, n, steps = 0, slots, 0
-    held = (0, 0)  # first and last+1 of the prompts that are prefilled, and their keys, values and logits
 
-    def begin(idle):
+    def __init__(self, model: Any, samples: Samples, slots: int, dtype: torch.dtype):
+        self.samples, self.device = samples, model.device
+        cuda = model.device.type == "cuda"
+        # a GPU wants few shapes, because each is a graph
+        self.block, self.shrink_below = (256, 0.5) if cuda else (BLOCK, SHRINK)
+        prompt_len = [len(p) for p in samples.prompts]
+        self.longest = round_up(max(prompt_len) + samples.max_tokens, self.block)
+        self.decoder = Decoder(model, slots, self.longest, dtype)
+        self.prompt_len = torch.tensor(prompt_len, device=self.device)
+        self.run_step: Callable[[int, int], None] = Graphs(self.step) if cuda else self.step
+        # (slots,) the sample in each slot, N if it is idle; its last token and that token's position
+        self.row = torch.full((slots,), samples.N, device=self.device)
+        self.token, self.position = torch.zeros_like(self.row), torch.zeros_like(self.row)
+        self.busy = slots
+        # samples that have started
+        self.started = 0
+        # the prefilled prompts begin:end
+        self.prefix: Prefix | None = None
+        self.begin, self.end = 0, 0
+
+    def decode(self) -> int:
+        """Decode all samples and return the number of steps."""
+        samples, N, steps = self.samples, self.samples.N, 0
+        while True:
+            row = self.row[: self.busy]
+            if samples.stop:
+                row.masked_fill_(samples.find_stopped(row), N)
+            idle = torch.nonzero(row == N)[:, 0]
+            waiting = N - self.started
+            if waiting and len(idle) >= min(waiting, max(1, self.busy // REFILL)):
+                self.start(idle)
+                continue
+            if len(idle) == self.busy:
+                return steps
+            end = int(self.position[: self.busy].max()) + samples.check_every
+            width = min(self.longest, round_up(end, self.block))
+            if not waiting and self.busy - len(idle) < self.shrink_below * self.busy:
+                self.shrink(idle, width)
+                continue
+            for _ in range(samples.check_every):
+                self.run_step(self.busy, width)
+            steps += samples.check_every
+
+    def step(self, n: int, width: int) -> None:
+        """One token for each of the first n slots."""
+        row, token, position = self.row[:n], self.token[:n], self.position[:n]
+        chosen, live = self.samples.append_tokens(row, self.decoder.step(token, position, width))
+        token.copy_(chosen)
+        position.add_(1).mul_(live)
+        row.masked_fill_(~live, self.samples.N)
+
+    def start(self, idle: Tensor) -> None:
         """Start the next samples in the slots `idle`."""
-        nonlocal started, held
-        while len(idle) and started < N:
-            first = started // G
-            if first >= held[1]:
-                last = min(-(-min(N, started + len(idle)) // G), first + max(1, PREFILL // longest))
-                held = (first, last, *decoder.prefill(prompts[first:last]))
-            new = torch.arange(started, min(started + len(idle), held[1] * G), device=model.device)
-            group, started = new // G, started + len(new)
-            chosen, live = samples.settle(new, held[4][group - held[0]])
-            into, new, group, chosen = idle[: len(new)][live], new[live], group[live], chosen[live]
-            decoder.put(into, *(x[:, group - held[0]] for x in held[2:4]))
-            row[into], token[into], position[into] = new, chosen, prompt_len[group]
-            idle = idle[~torch.isin(idle, into)]
-        rest = held[1] - 1 - held[0]  # only the last prompt can have samples that wait
-        held = (held[0] + rest, held[1], *(x[:, rest:].clone() for x in held[2:4]), held[4][rest:].clone())
+        samples = self.samples
+        while len(idle) and self.started < samples.N:
+            prefix = self.prefill(self.started + len(idle))
+            end = min(self.started + len(idle), self.end * samples.G)
+            new = torch.arange(self.started, end, device=self.device)
+            self.started = end
+            prompt = new // samples.G
+            token, live = samples.append_tokens(new, prefix.logits[prompt - self.begin])
+            slot, new, prompt, token = idle[: len(new)][live], new[live], prompt[live], token[live]
+            at = prompt - self.begin
+            self.decoder.put(slot, prefix.keys[:, at], prefix.values[:, at])
+            self.row[slot] = new
+            self.token[slot] = token
+            self.position[slot] = self.prompt_len[prompt]
+            idle = idle[~torch.isin(idle, slot)]
+        self.keep_last_prefix()
 
-    def step(n, width):
-        chosen, live = samples.settle(row[:n], decoder.step(token[:n], position[:n], width))
-        token[:n].copy_(chosen)
-        position[:n].add_(1).mul_(live)
-        row[:n].masked_fill_(~live, N)
+    def prefill(self, until: int) -> Prefix:
+        """Prefill the prompts of the samples started:until, or as many as PREFILL allows, unless the next
+        sample's prompt is prefilled already.
+        """
+        samples = self.samples
+        first = self.started // samples.G
+        if self.prefix is None or first >= self.end:
+            wanted = round_up(min(samples.N, until), samples.G) // samples.G
+            self.begin, self.end = first, min(wanted, first + max(1, PREFILL // self.longest))
+            self.prefix = self.decoder.prefill(samples.prompts[self.begin : self.end])
+        return self.prefix
 
-    run = Graphs(step) if cuda else step
-    while True:
-        if samples.stop:
-            row[:n].masked_fill_(samples.stopped(row[:n]), N)
-        idle = torch.nonzero(row[:n] == N)[:, 0]
-        if started < N and len(idle) >= min(N - started, max(1, n // REFILL)):
-            begin(idle)
-            continue
-        if len(idle) == n:
-            return steps
-        width = min(longest, -(-(int(position[:n].max()) + every) // block) * block)
-        if started == N and n - len(idle) < shrink * n:
-            n -= len(idle)  # the samples beyond move into the gaps before
-            gaps, beyond = idle[idle < n], n + torch.nonzero(row[n : n + len(idle)] < N)[:, 0]
-            decoder.move(beyond, gaps, width)
-            for x in (row, token, position):
-                x[gaps] = x[beyond]
-            continue
-        for _ in range(every):
-            run(n, width)
-        steps += every
+    def keep_last_prefix(self) -> None:
+        """Forget all prefilled prompts but the last: only that one can have samples that wait."""
+        if self.prefix is not None:
+            keys, values, logits = self.prefix
+            self.prefix = Prefix(keys[:, -1:].clone(), values[:, -1:].clone(), logits[-1:].clone())
+            self.begin = self.end - 1
+
+    def shrink(self, idle: Tensor, width: int) -> None:
+        """Compute only as many slots as have a sample: samples beyond them move into the gaps before."""
+        n = self.busy - len(idle)
+        gaps = idle[idle < n]
+        beyond = n + torch.nonzero(self.row[n : self.busy] < self.samples.N)[:, 0]
+        self.decoder.move(beyond, gaps, width)
+        for x in (self.row, self.token, self.position):
+            x[gaps] = x[beyond]
+        self.busy = n
 
 
 # ---------------------------------------------------------------- which path
 
-# The ways of sampling, fastest first; all but the first are (padded, cached) of the generic path.
-PATHS = {"fast": None, "padded": (True, True), "equal": (False, True), "whole": (False, False)}
-SLOWER = {
-    "padded": "takes the generic, slower path (its own forward pass)",
-    "equal": "takes the generic, slower path, prompts of one length at a time (padding would change it)",
-    "whole": "takes the slowest path: without a usable cache, every token computes its whole row again",
+
+class SamplingPath(NamedTuple):
+    """A way of sampling. `note` says why it is slow."""
+
+    fast: bool
+    padded: bool = False
+    cached: bool = True
+    note: str = ""
+
+
+# fastest first
+PATHS = {
+    "fast": SamplingPath(fast=True),
+    "padded": SamplingPath(
+        fast=False, padded=True, note="takes the generic, slower path (its own forward pass)"
+    ),
+    "equal": SamplingPath(
+        fast=False,
+        note="takes the generic, slower path, prompts of one length at a time (padding would change it)",
+    ),
+    "whole": SamplingPath(
+        fast=False,
+        cached=False,
+        note="takes the slowest path: it has no usable cache, so every token computes its whole row again",
+    ),
 }
 
 
-def decode_by(model, samples: Samples, slots: int, dtype: torch.dtype, path: str) -> int:
+def decode_samples(model: Any, samples: Samples, slots: int, dtype: torch.dtype, name: str) -> int:
     """Decode all samples on this path, and return the number of steps."""
-    if path == "fast":
-        return _decode_fast(model, samples, slots, dtype)
-    return decode_generic(model, samples, slots, *PATHS[path])
+    path = PATHS[name]
+    if path.fast:
+        return SlotDecoder(model, samples, slots, dtype).decode()
+    return decode_generic(model, samples, slots, path.padded, path.cached)
 
 
-def probe(model, path: str) -> Rollout:
+@torch.inference_mode()
+def probe_path(model: Any, name: str) -> Rollout:
     """A few samples of random prompts of two lengths, which end at different steps."""
     ids = random_ids(model, 10).tolist()
-    choose = (1.0, 1.0, 0)
-    samples = Samples([ids[:3], ids[3:]], 2, [2, 5, 3, 4], (), (), None, 0, choose, 0, model.device)
-    steps = decode_by(model, samples, samples.N, model.dtype, path)
-    return samples.rollout(steps)
+    samples = Samples([ids[:3], ids[3:]], 2, [2, 5, 3, 4], device=model.device)
+    return samples.rollout(decode_samples(model, samples, samples.N, model.dtype, name))
 
 
-def sampling_path(model) -> str:
-    """The first of PATHS that samples from this model: a few samples' log-probabilities are those of its own
-    forward pass over each row alone. Found once a model. Errors: ValueError if there is none.
+def sampling_path(model: Any) -> str:
+    """The first of PATHS that samples from this model: the log-probabilities of a few samples equal those of
+    the model's own forward pass over each row alone. Found once per model. Errors: ValueError if there is
+    none.
     """
     known = getattr(model, "_sampling_path", None)
-    if known and (known != "fast" or fast_path(model)):  # an adapter may have been added since
+    # an adapter may have been added since
+    if known and (known != "fast" or has_fast_path(model)):
         return known
     failures = []
-    for path in PATHS:
-        if path == "fast" and not fast_path(model):
+    for name, path in PATHS.items():
+        if path.fast and not has_fast_path(model):
             continue
         try:
-            with torch.inference_mode():
-                roll = probe(model, path)
+            roll = probe_path(model, name)
             expected, spread = model_logprobs(model, roll)
             gap = (roll.logprobs - expected).abs().max().item()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a model's own code raises on inputs that it does not take
-            failures.append(f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
+        # whatever a model's own code raises on inputs that it does not take
+        except Exception as error:
+            failures.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
             continue
-        if gap <= rounding(model) * spread:
-            model._sampling_path = path
-            return path
-        failures.append(f"{path}: off by {gap:.2g} nats")
+        if gap <= rounding_tolerance(model) * spread:
+            model._sampling_path = name
+            return name
+        failures.append(f"{name}: off by {gap:.2g} nats")
     raise ValueError(
         f"no way of sampling from {model.config.model_type} gives the log-probabilities of its own forward "
         f"pass over a row alone ({'; '.join(failures)}). Choose another model"
@@ -379,58 +499,85 @@ def sampling_path(model) -> str:
 
 # ---------------------------------------------------------------- the interface
 
-_announced = set()
+_announced: set[str] = set()
 
 
 def announce(line: str) -> None:
-    """Print a line once in the life of the process."""
+    """Print a line once per process."""
     if line not in _announced:
         _announced.add(line)
         print(f"rollout: {line}")
 
 
-def longest_prompt(model, max_new_tokens: int) -> float:
+def longest_prompt(model: Any, max_new_tokens: int) -> float:
     """Tokens that a prompt may have, so that a response of max_new_tokens fits into the model's positions."""
     return position_limit(model) - max_new_tokens
 
 
-def _check(model, prompts, most: int) -> int:
+def fit_slots(model: Any, length: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How many key-value caches of `length` tokens fit: a quarter of a CPU's memory (of all of it, so that
+    a resumed run samples in the same batches), or 80 % of what is free on a GPU.
+    """
+    config = model.config.get_text_config()
+    try:
+        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        width = heads * (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+    # no attention, or layers that differ
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        width = config.hidden_size
+    row = 2 * config.num_hidden_layers * length * width * dtype.itemsize
+    if device.type == "cuda":
+        weights = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+        # what training has left in the allocator's cache is free as well
+        torch.cuda.empty_cache()
+        memory = 0.8 * (torch.cuda.mem_get_info(device)[0] - weights)
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
+    return max(1, int(memory // row))
+
+
+def check_prompts(model: Any, prompts: list[list[int]], max_new_tokens: int) -> int:
     """Tokens of the longest prompt with its response. Errors: ValueError if it does not fit."""
     if not prompts or not all(prompts):
         raise ValueError(
             "generate() was given no prompt or an empty one: every prompt needs at least one token"
         )
     longest = max(map(len, prompts))
-    if longest > (room := longest_prompt(model, most)):
+    room = longest_prompt(model, max_new_tokens)
+    if longest > room:
         raise ValueError(
-            f"the longest prompt has {longest} tokens and max_new_tokens is {most}, but the model "
-            f"knows only {room + most} positions (or encodes all of them differently beyond that): lower "
-            "--max_new_tokens"
+            f"the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the model "
+            f"knows only {room + max_new_tokens} positions (or encodes all of them differently beyond that): "
+            "lower --max_new_tokens"
         )
     rows = model.get_input_embeddings().weight.shape[0]
-    if (largest := max(map(max, prompts))) >= rows:
+    largest = max(map(max, prompts))
+    if largest >= rows:
         raise ValueError(
             f"a prompt has the token {largest}, but the model's embedding has only {rows} rows: model and "
             "tokenizer do not belong together"
         )
-    return longest + most
+    return longest + max_new_tokens
 
 
 @torch.no_grad()
 def generate(
-    model,
+    model: Any,
     prompts: list[list[int]],
     G: int = 1,
     *,
     max_new_tokens: int | list[int],
-    eos_ids=(),
-    stop=(),
-    decode=None,
+    eos_ids: Iterable[int] = (),
+    stop: Iterable[str] = (),
+    decode: Callable[[list[int]], str] | None = None,
     pad_id: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
+    first: int = 0,
     slots: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Rollout:
@@ -439,33 +586,51 @@ def generate(
 
     A sample ends with one of `eos_ids`, with the token that completes one of the strings `stop` (`decode`
     turns a list of ids into text), or after max_new_tokens (one number, or one for each of the N samples).
-    temperature 0 is greedy and equals Hugging Face `generate`. `slots` bounds how many samples are decoded
-    at once (default: what fits in memory; fewer if that was too many). `dtype` is the precision of the
-    computation (default: that of the weights). Raises ValueError for an empty prompt or one that leaves no
-    room within the model's positions.
+    temperature 0 is greedy and equals Hugging Face `generate`. `first` is the index of the first prompt among
+    all prompts: generate(prompts[2:], first=2) gives the samples that generate(prompts) gives for these
+    prompts. `slots` bounds how many samples are decoded at once (default: what fits in memory; fewer if that
+    was too many). `dtype` is the precision of the computation (default: that of the weights). Raises
+    ValueError for an empty prompt or one that leaves no room within the model's positions.
     """
     device, dtype = model.device, dtype or model.get_input_embeddings().weight.dtype
-    choose = (temperature, top_p, top_k)
-    samples = Samples(prompts, G, max_new_tokens, eos_ids, stop, decode, pad_id, choose, seed, device)
-    width = _check(model, prompts, samples.most)
+    samples = Samples(
+        prompts,
+        G,
+        max_new_tokens,
+        eos_ids=eos_ids,
+        stop=stop,
+        decode=decode,
+        pad_id=pad_id,
+        choice=Choice(temperature, top_p, top_k),
+        seed=seed,
+        first=first,
+        device=device,
+    )
+    width = check_prompts(model, prompts, samples.max_tokens)
     with evaluating(model):
         path = sampling_path(model)
     if path != "fast":
-        announce(f"{model.config.model_type} {SLOWER[path]}")
+        announce(f"{model.config.model_type} {PATHS[path].note}")
     slots = min(samples.N, slots or fit_slots(model, width, dtype, device))
     if slots < samples.N:
-        announce(f"{slots} samples of up to {width} tokens at a time (slots, or memory, for no more)")
+        announce(f"{slots} samples of up to {width} tokens at a time (limited by `slots` or by memory)")
+    return samples.rollout(_decode_in_memory(model, samples, slots, dtype, path))
+
+
+def _decode_in_memory(model: Any, samples: Samples, slots: int, dtype: torch.dtype, path: str) -> int:
+    """Decode all samples and return the number of steps. Where memory runs out, start again with half the
+    slots: a sample does not depend on the others in its batch.
+    """
     mixed = path != "fast" and dtype != torch.float32
     while True:
         samples.length.zero_()
-        autocast = torch.autocast(device.type, dtype, enabled=mixed)
+        autocast = torch.autocast(model.device.type, dtype, enabled=mixed)
         with evaluating(model), torch.inference_mode(), autocast:
             try:
-                steps = decode_by(model, samples, slots, dtype, path)
-                break
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                return decode_samples(model, samples, slots, dtype, path)
+            # torch.OutOfMemoryError is one
+            except RuntimeError as error:
                 if slots == 1 or "memory" not in str(error):
                     raise
-        slots = -(-slots // 2)  # a sample is the same however many stand beside it
-        print(f"rollout: out of memory, so the samples are decoded anew, {slots} at a time")
-    return samples.rollout(steps)
+        slots = round_up(slots, 2) // 2
+        print(f"rollout: out of memory: starting again, {slots} at a time")

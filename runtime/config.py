@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 import tasks
 from plots.old_names import OLD_NAMES, current_names
-from runtime.models import MADE_HERE
+from runtime.presets import MADE_HERE
 from runtime.runfolder import UserError
 from tasks import rewards
 

@@ -1,16 +1,16 @@
-"""How this process uses the CPU: threads that wait, memory that is kept. Import this before torch.
+"""How this process uses the CPU: waiting threads and freed memory. Import this before torch.
 
 OpenMP threads spin at the end of a parallel region until the last of them arrives. On an idle machine nothing
-is faster. When another process wants a core, one thread is off its core for milliseconds, the others spend
-their own time slices on waiting for it, and the speed falls to a tenth (plots/reference/bench.md).
+is faster. When another process takes a core, one thread loses its core for milliseconds, the others spend
+their own time slices waiting for it, and the speed falls to a tenth (plots/reference/bench.md).
 
 - libgomp (torch's wheels for Linux) cuts its spinning to 1,000 turns while a process has more OpenMP threads
-  than the machine has cores. `Watch` measures how long our threads wait for a core; while that is long, it
-  holds one more team of threads, which sleeps. The team that computes, and so every result, stays the same.
+  than the machine has cores. `Watch` measures how long our threads wait for a core; while they wait long, it
+  keeps one more team of sleeping threads. The team that computes, and so every result, stays the same.
 - libiomp and libomp (conda, macOS) spin for KMP_BLOCKTIME milliseconds. The default is 200. 1 costs nothing
   on a quiet machine and keeps nearly half of the speed on a busy one.
 
-Whoever has set one of OpenMP's variables for waiting keeps what they have set.
+If the user has set one of OpenMP's variables for waiting, nothing is changed.
 """
 
 import ctypes
@@ -26,31 +26,34 @@ if not CHOSEN_BY_USER:
 
 import torch  # noqa: E402
 
-SECONDS = 2.0  # between two measurements
+# between two measurements
+SECONDS = 2.0
 # Seconds per second that all our threads together wait for a core. Measured: up to 0.02 on a quiet machine,
-# 0.9 beside a busy process, and 0.5 there with the extra team.
+# 0.9 with another busy process, and 0.5 then with the extra team.
 BUSY, QUIET = 0.2, 0.05
 
 
 def waited() -> float:
-    """Seconds that the threads of this process were ready to run and had no core. Errors: OSError where the
-    system does not tell (anything but Linux).
+    """Seconds that the threads of this process were ready to run but had no core. Errors: OSError on systems
+    other than Linux, which do not tell.
     """
     total = 0
     for thread in Path("/proc/self/task").iterdir():
         try:
             total += int((thread / "schedstat").read_text().split()[1])
-        except FileNotFoundError:  # the thread has ended
+        # the thread has ended
+        except FileNotFoundError:
             continue
     return total / 1e9
 
 
 class Watch(threading.Thread):
-    """Measures whether the machine is busy, and holds extra teams of threads while it is."""
+    """Measures whether the machine is busy, and keeps extra teams of threads while it is."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(daemon=True, name="watch")
-        self.busy, self.quiet_again = False, threading.Event()
+        self.busy = False
+        self.quiet_again = threading.Event()
 
     def run(self) -> None:
         before = waited()
@@ -64,12 +67,12 @@ class Watch(threading.Thread):
         """Follow the measured waiting, in seconds per second."""
         if not self.busy and waiting > BUSY:
             self.busy = True
-            self.hold_teams()
+            self.start_teams()
         elif self.busy and waiting < QUIET:
             self.busy = False
             self.quiet_again.set()
 
-    def hold_teams(self) -> None:
+    def start_teams(self) -> None:
         """Start teams until the process has more OpenMP threads than cores; they end when it is quiet."""
         self.quiet_again = threading.Event()
         threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
@@ -78,7 +81,7 @@ class Watch(threading.Thread):
 
 
 def one_team(quiet_again: threading.Event) -> None:
-    """Run one parallel region; the team that it makes sleeps until this thread ends."""
+    """Run one parallel region; its team of threads sleeps until this thread ends."""
     torch.zeros(1 << 17).add_(1)
     quiet_again.wait()
 
@@ -87,7 +90,7 @@ watch = Watch()
 
 
 def start_watch() -> None:
-    """Watch from now on, where it can help: several threads, Linux, no variable set by the user."""
+    """Start watching where it can help: several threads, Linux, no variable set by the user."""
     if watch.is_alive() or CHOSEN_BY_USER or torch.get_num_threads() == 1:
         return
     try:
@@ -112,6 +115,6 @@ def keep_memory() -> None:
 
 
 def prepare() -> None:
-    """What every command does first."""
+    """Every command calls this first."""
     keep_memory()
     start_watch()

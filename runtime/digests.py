@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from huggingface_hub import try_to_load_from_cache
 
 HERE = Path(__file__).resolve().parents[1]
 MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
-WHOLE = 2**26  # bytes up to which a file is read as a whole
-PIECE, PIECES = 2**16, 64  # of a larger one
+# bytes up to which a file is read completely
+WHOLE = 2**26
+# bytes and number of the pieces that are read of a larger one
+PIECE, PIECES = 2**16, 64
 
 
-def digest(files) -> str | None:
+def digest(files: Collection[Path]) -> str | None:
     """12 hex digits of the names and contents of files; None without any. Of a file larger than WHOLE, the
     size and pieces spread evenly over it, head and tail included: milliseconds for any model.
     """
@@ -41,7 +44,8 @@ def model_folder(source: str) -> Path:
     if not Path(source).exists():
         try:
             cached = try_to_load_from_cache(source, "config.json")
-        except ValueError:  # no hub id
+        # no hub id
+        except ValueError:
             cached = None
         if isinstance(cached, str):
             return Path(cached).parent
@@ -60,7 +64,8 @@ def task_files(task: str, options: list[str]) -> set[Path]:
     options name.
     """
     source = Path(task) if task.endswith(".py") else HERE / "tasks" / f"{task}.py"
-    found, ahead = set(), [source.resolve()]
+    found: set[Path] = set()
+    ahead = [source.resolve()]
     while ahead:
         path = ahead.pop()
         if path.is_file() and path not in found:
@@ -71,12 +76,15 @@ def task_files(task: str, options: list[str]) -> set[Path]:
 
 
 def imported(source: Path) -> set[Path]:
-    """Where the Python files that `source` imports or names (as `worker.py`) would be, beside it or here."""
+    """The places, next to `source` or in this repository, of the Python files that it imports or names (as
+    `worker.py`).
+    """
     try:
         tree = ast.parse(source.read_bytes())
-    except (SyntaxError, ValueError):  # a stranger with the name of a module that is really elsewhere
+    # another file with the name of a module that is really elsewhere
+    except (SyntaxError, ValueError):
         return set()
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -84,6 +92,6 @@ def imported(source: Path) -> set[Path]:
             module = node.module or ""
             names |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)}
         elif isinstance(node, ast.Constant) and re.fullmatch(r"\w+\.py", str(node.value)):
-            names.add(node.value.removesuffix(".py"))
+            names.add(str(node.value).removesuffix(".py"))
     places = [folder / name.replace(".", "/") for folder in (source.parent, HERE) for name in names - {""}]
     return {path.resolve() for place in places for path in (place.with_suffix(".py"), place / "__init__.py")}

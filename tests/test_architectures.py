@@ -135,7 +135,7 @@ def test_sampler_and_trainer_are_the_model(name):
     expected = rows_alone(model, roll, 0.7)
     assert (roll.length < 16).any() and torch.allclose(roll.logprobs, expected, atol=5e-5)
     assert torch.allclose(Policy(model, 0.7, "fp32")(roll.input_ids, roll.mask)[0], expected, atol=5e-5)
-    assert policy.plain_head(model) == (name not in NOT_PLAIN)
+    assert policy.has_plain_head(model) == (name not in NOT_PLAIN)
     assert name in ANY_PATH or rollout.sampling_path(model) == ARCHITECTURES[name][0]
     assert rollout.generate(model, PROMPTS, 3, slots=5, **kw).completions() == roll.completions()
 
@@ -161,7 +161,7 @@ def test_a_head_that_is_more_than_a_projection_is_seen_whatever_the_weights(name
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1e-3)
-    assert not policy.plain_head(model)
+    assert not policy.has_plain_head(model)
 
 
 def test_a_model_that_looks_ahead_is_refused_in_one_line():
@@ -275,7 +275,7 @@ def test_what_samples_is_what_is_trained(change):
     assert rollout.sampling_path(model) == "fast"
     before = rollout.generate(model, PROMPTS, 1, max_new_tokens=8).logprobs
     change(model.model.layers[0])
-    assert not decoder.fast_path(model)
+    assert not decoder.has_fast_path(model)
     roll = rollout.generate(model, PROMPTS, 1, max_new_tokens=8)
     assert torch.allclose(roll.logprobs, rows_alone(model, roll, 1.0), atol=5e-5)
     assert torch.allclose(roll.logprobs, Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)[0], atol=5e-5)

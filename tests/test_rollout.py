@@ -11,8 +11,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from engine import rollout
-from engine.decoder import FAST, Decoder, fast_path
+from engine import rollout, round_up
+from engine.decoder import FAST, Decoder, has_fast_path
 from tinyr1 import Policy
 
 PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6, 7], [11, 12]]
@@ -74,7 +74,7 @@ def make(name):
 def test_greedy_equals_hugging_face(name):
     model = make(name)
     out = rollout.generate(model, PROMPTS, 1, max_new_tokens=24, eos_ids=[0], temperature=0)
-    assert fast_path(model) == (name in FAST)
+    assert has_fast_path(model) == (name in FAST)
     for prompt, completion in zip(PROMPTS, out.completions()):
         expected = model.generate(
             torch.tensor([prompt]),
@@ -222,6 +222,39 @@ def test_too_little_memory_halves_the_slots_and_loses_nothing(name, monkeypatch,
     rollout._announced.clear()
     assert rollout.generate(model, PROMPTS, 4, **kw).completions() == whole
     assert "3 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [[], ["ab", "ca"]])
+@pytest.mark.parametrize("slots", [None, 3])
+@pytest.mark.parametrize("name", ["qwen2", "gpt_neox"])
+def test_a_share_of_the_prompts_gives_the_same_samples(name, slots, stop):
+    """`first` is the index of the first prompt: each of several processes samples some of the prompts."""
+    model = make(name)
+    spell = "".join(chr(97 + i % 5) for i in range(67))
+    kw = dict(max_new_tokens=20, eos_ids=[0, 1], seed=5, stop=stop)
+    kw |= dict(decode=lambda ids: "".join(spell[i] for i in ids))
+    whole = rollout.generate(model, PROMPTS, 4, **kw).completions()
+    for first, end in ((0, 1), (1, 3), (2, 4)):
+        share = rollout.generate(model, PROMPTS[first:end], 4, first=first, slots=slots, **kw)
+        assert share.completions() == whole[4 * first : 4 * end]
+    assert rollout.generate(model, PROMPTS[2:], 4, slots=slots, **kw).completions() != whole[8:]
+
+
+def test_the_example_of_the_docstring():
+    roll = rollout.Rollout(
+        input_ids=torch.tensor([[11, 12, 31, 32, 2], [13, 33, 2, 0, 0]]),
+        prompt_len=torch.tensor([2, 1]),
+        length=torch.tensor([3, 2]),
+        logprobs=torch.tensor([[0.0, -0.7, -0.2, -0.1], [-0.9, -0.3, 0.0, 0.0]]),
+        finished=torch.tensor([True, True]),
+    )
+    assert roll.mask.tolist() == [[False, True, True, True], [True, True, False, False]]
+    assert torch.equal(roll.mask, roll.logprobs != 0)
+    assert roll.completions() == [[31, 32, 2], [33, 2]]
+
+
+def test_round_up_gives_the_next_multiple():
+    assert [round_up(x, 16) for x in (0, 1, 16, 17)] == [0, 16, 16, 32]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
