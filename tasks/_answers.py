@@ -1,9 +1,9 @@
 r"""Mathematical answers as people and models write them: read into a small structure, and compared by it.
 
-`same(gold, answer, decide)` takes apart lists, sets, tuples, intervals, unions, matrices, relations, number
-bases, times and units; compares rational numbers exactly; and leaves what needs algebra to `decide`. Taking
-apart comes first because a computer algebra system is lenient where mathematics is not: math-verify holds
-(1,2) equal to {1,2}, 1011_2 to 1011_3, 1/2^98 to 1/2^99, 2s (two seconds?) to 2.
+`same(gold, answer)` takes apart lists, sets, tuples, intervals, unions, matrices, relations, number bases,
+times and units; compares rational numbers exactly, formulas as `_algebra.py` does, sets of real numbers as
+`_regions.py` does. Taking apart comes first because a computer algebra system is lenient where mathematics is
+not: math-verify holds (1,2) equal to {1,2}, 1011_2 to 1011_3, 1/2^98 to 1/2^99.
 """
 
 import re
@@ -11,34 +11,36 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from tasks._latex import (
-    CLOSE,
-    END,
-    MONEY,
-    NUMBERS,
-    OPEN,
-    ROW,
-    WORD,
-    WORTH,
-    plain,
-    rational,
-    split_unit,
-    tidy,
-)
+from tasks._algebra import (
+    Exact,
+    Undecided,
+    equal,
+    evaluate,
+    leaves,
+    names,
+    parse,
+    same_equation,
+    same_inequality,
+)  # fmt: skip
+from tasks._latex import CLOSE, END, NUMBERS, OPEN, ROW, WORD, WORTH, same_unit, split_unit, tidy, words
+from tasks._regions import same_region
 
 MAX_ITEMS = 64  # of a list or a matrix
 
 
 class Node(NamedTuple):
-    """kind, what it holds, and the text it was read from.
+    r"""kind, what it holds, and the text it was read from.
 
     number   (Fraction, whether it is a percentage, unit)
-    text     an expression in plain LaTeX (with its unit), or a word
-    list set tuple union   items; a `tuple` also has its brackets in front, e.g. "[)"
-    matrix   (environment, rows)
+    formula  (its tree, unit)
+    text     words, or what is no formula
+    list set tuple   items; a `tuple` also has its brackets in front, e.g. "[)"
+    union    (operator, items): of \cup, \cap or \setminus
+    matrix   (whether it is a determinant, rows)
     relation (operators, sides)
+    choice   (letter, what it says)
     base     (digits, base)
-    time     (hour, minute, second, "am", "pm" or "")
+    time     (hour, minute, "am", "pm" or "")
     """
 
     kind: str
@@ -48,22 +50,26 @@ class Node(NamedTuple):
 
 # ---------------------------------------------------------------- structure
 
-OPERATORS = re.compile(r"=|<|>|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|\\approx(?![a-z])|\\in(?![a-z])")
-FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+OPERATORS = re.compile(r"=|<|>|\\(?:le|ge|ne|approx|sim|in)(?![a-z])")
+FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+EQUAL, KINDS = {"=", r"\approx"}, {"=", "<", r"\le", r"\ne"}
+ITEMS, SETS = re.compile("[,;]"), re.compile(r"\\(?:cup|cap|setminus)(?![a-z])")
 GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
-TIME = re.compile(
-    r"([0-9]{1,2})(?:\s?:\s?([0-5][0-9]))?(?:\s?:\s?([0-5][0-9]))?\s*«?\s*(?:([aApP])\.?\s?[mM]\.?)?\s*»?"
-)
+SPACED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
+NO_TEXT = r"(?![\s,;:(=<>+*/^_|]|[A-Z]\b|\\(?:c[ua]p|cdot|setminus|[lg]e|ne|in|to)\b)"
+# (C) 12 is a choice and what it says; (C) or (D) is not.
+LABEL = re.compile(rf"\(?([A-J])(?:\)[:.]?(?![-a-zA-Z])|[.:](?!\s*[a-zA-Z]$))\s*{NO_TEXT}(.+)")
+TIME = re.compile(rf"([0-9]{{1,2}})(?:\s?:\s?([0-5][0-9]))?\s*{WORD}?\s*(?:([aApP])\.?\s?[mM]\.?)?\s*{END}?")
 BASE = re.compile(r"(-?)\(?([0-9A-Za-z]*[0-9][0-9A-Za-z]*(?:\.[0-9A-Za-z]+)?)\)?_\{?([0-9]+)\}?")
-MATRIX = re.compile(r"\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL)
+MATRIX = re.compile(r"(.*)\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\2\}", re.DOTALL)
+ALL = ("all real numbers", "all reals", "real numbers")
 
 
 def split(text, separators):
     """Parts of `text` between the matches of a compiled pattern that stand outside of all brackets."""
     parts, found, depth, start = [], [], 0, 0
-    for match in re.finditer(
-        rf"(?P<sep>{separators.pattern})|(?P<bracket>[][(){{}}{OPEN}{CLOSE}{WORD}{END}])", text
-    ):
+    brackets = rf"(?P<bracket>[][(){{}}{OPEN}{CLOSE}{WORD}{END}])"
+    for match in re.finditer(rf"(?P<sep>{separators.pattern})|{brackets}", text):
         if sign := match["bracket"]:
             depth += (sign in "([{" + OPEN + WORD) - (sign in ")]}" + CLOSE + END)
         elif depth == 0:
@@ -71,9 +77,6 @@ def split(text, separators):
             found.append(match["sep"])
             start = match.end()
     return [*parts, text[start:].strip()], found
-
-
-ITEMS, CUP = re.compile("[,;]"), re.compile(r"\\cup(?![a-z])")
 
 
 def bracketed(text):
@@ -89,18 +92,20 @@ def bracketed(text):
 
 
 @lru_cache(maxsize=1 << 14)
-def read(text, thousands=True):
-    """The Node of an answer. `thousands`: 1,000 is a number, not a list. Errors: TooComplex."""
-    return _read(tidy(text), thousands)
+def read(text):
+    """The Node of an answer. Errors: TooComplex."""
+    return _read(tidy(text))
 
 
 def _read(text, thousands=True):
-    text = NUMBERS.get(text.strip().lower(), text.strip())
+    """`thousands`: 1,000 is a number, not a list."""
+    text = text.strip()
+    if text.lower() in NUMBERS:
+        text = str(NUMBERS.index(text.lower()))
     if option := re.fullmatch(r"([A-Z])[):]", text):
         text = option[1]
-    # (C) 12 is the choice and what it says; (C) or (D) is not.
-    if label := re.fullmatch(r"\(([A-Z])\)[:.]?(?![-a-zA-Z])\s*(?![\s,;:(=<>+*/^_|]|[A-Z]\b)(.+)", text):
-        return Node("choice", (_read(label[1]), _read(label[2])), text)
+    if label := LABEL.fullmatch(text):
+        return Node("choice", (label[1], _read(label[2])), text)
     joined = GROUPED.sub(lambda m: m[0].replace(",", ""), text) if thousands else text
     if not bracketed(text):
         items, separators = split(joined, ITEMS)
@@ -110,57 +115,70 @@ def _read(text, thousands=True):
         text = items[0] if items else joined
     sides, operators = split(text, OPERATORS)
     if operators:
-        return _relation([*sides], operators, text)
-    parts, cups = split(text, CUP)
-    if cups:
-        return Node("union", tuple(_read(part) for part in parts), text)
-    if group := bracketed(text):
-        opening, inside, closing = group
-        if opening + closing == "{}":  # braces that only group, or a set's without their backslashes
-            inner = _read(inside, thousands)
-            if inner.kind != "text":
-                return Node("set", inner.value, text) if inner.kind == "list" else inner
-        items = [item for item in split(inside, ITEMS)[0]]
-        if opening == OPEN and closing == CLOSE:
-            if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*(?:\\mid|\||:)(.*)", inside):
-                return _read(builder[1])  # {x | 2 < x < 3}
-            items = [item for item in items if item]
-            return Node("set", _flat(_read(item, False) for item in items[:MAX_ITEMS]), text)
-        if len(items) > 1 and OPEN + CLOSE not in opening + closing:
-            brackets = opening + closing if len(items) == 2 else "()"
-            return Node("tuple", (brackets, *(_read(item, False) for item in items[:MAX_ITEMS])), text)
-        if inside and opening + closing in ("()", "[]") and not re.match(r"[^()]*\)\s*_", inside):
-            return _read(inside)
-    if (whole := MATRIX.fullmatch(text)) and whole[2].count(ROW) + whole[2].count("&") < MAX_ITEMS:
-        rows = [row for row in whole[2].split(ROW) if row.strip()]
-        return Node(
-            "matrix", (whole[1][0] == "v", tuple(tuple(map(_read, row.split("&"))) for row in rows)), text
+        return _relation(sides, operators, text)
+    parts, found = split(text, SETS)
+    if found:
+        mixed = len(set(found)) > 1 or found[0] == r"\setminus" and len(found) > 1
+        return (
+            Node("text", text, text) if mixed else Node("union", (found[0], tuple(map(_read, parts))), text)
         )
+    if node := _group(text, thousands) or _matrix(text):
+        return node
     if re.search(r"\\[pm][pm](?![a-z])", text):
-        signs = (("+", "-"), ("-", "+"))
-        return Node("list", tuple(_read(_signed(text, *pair)) for pair in signs), text)
+        return Node("list", tuple(_read(_signed(text, *pair)) for pair in (("+", "-"), ("-", "+"))), text)
     return _leaf(text)
+
+
+def _group(text, thousands):
+    """The Node of a text in brackets, None of any other."""
+    if not (group := bracketed(text)):
+        return None
+    opening, inside, closing = group
+    items = split(inside, ITEMS)[0]
+    if opening + closing == "{}":  # braces that only group, or a set's without their backslashes
+        inner = _read(inside, thousands)
+        return Node("set", inner.value, text) if inner.kind == "list" else inner
+    if opening == OPEN and closing == CLOSE:
+        if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*[|:](.*)", inside):
+            return _read(builder[1])  # {x | 2 < x < 3}
+        return Node("set", _flat(_read(item, False) for item in items[:MAX_ITEMS] if item), text)
+    if len(items) > 1 and OPEN + CLOSE not in opening + closing:
+        brackets = opening + closing if len(items) == 2 else "()"
+        return Node("tuple", (brackets, *(_read(item, False) for item in items[:MAX_ITEMS])), text)
+    return _read(inside) if inside and opening + closing in ("()", "[]") else None
+
+
+def _matrix(text):
+    whole = MATRIX.fullmatch(text)
+    if not whole or whole[3].count(ROW) + whole[3].count("&") >= MAX_ITEMS:
+        return None
+    factor = f"({whole[1]})" if whole[1] else ""
+    rows = [row.split("&") for row in whole[3].split(ROW) if row.strip()]
+    rows = tuple(tuple(_read(f"{factor}({entry})" if factor else entry) for entry in row) for row in rows)
+    return Node("matrix", (whole[2][0] == "v", rows), text)
 
 
 def _signed(text, plus, minus):
     text = re.sub(r"\\pm(?![a-z])", plus, text)
-    text = re.sub(r"\\mp(?![a-z])", minus, text)
-    return text.strip().removeprefix("+")
+    return re.sub(r"\\mp(?![a-z])", minus, text).strip().removeprefix("+")
 
 
 def _list(items, either, text):
     nodes = [_read(item) for item in items[:MAX_ITEMS]]
-    regions = [as_set(node) for node in nodes if node.kind == "relation" and not _name(node)]
-    if either and len(regions) == len(nodes) and all(regions):  # x < 1 or x > 2
-        return Node("union", tuple(regions), text)
-    named = [node for node in nodes if node.kind == "relation" and (_name(node))]
-    if (
-        named
-        and len({_name(node) for node in named}) == 1
-        and (len(named) in (1, len(nodes)))
-        and nodes[0] in named
-    ):
-        nodes = [_last(node) if node in named else node for node in nodes]  # x = 1 or x = 2; x = 1, 2
+    if nodes[0].kind == "relation" and nodes[0].value[0] == (r"\ne",):  # x != 1, 2
+        left = nodes[0].value[1][0]
+        nodes = [
+            n if n.kind == "relation" else n._replace(kind="relation", value=((r"\ne",), (left, n)))
+            for n in nodes
+        ]
+        either = either or None
+    called = [name_of(node) for node in nodes]
+    if either is not False and all(node.kind == "relation" for node in nodes) and not any(called):
+        return Node("union", (r"\cup" if either else r"\cap", tuple(nodes)), text)  # x < 1 or x > 2
+    # x = 1 or x = 2; x_1 = 1, x_2 = 2; x = 1, 2: all of one name
+    if len({re.sub(r"_[0-9]+$", "", name) for name in called if name}) == 1 and called[0]:
+        if all(called) or not any(called[1:]):
+            nodes = [node.value[1][-1] if name else node for node, name in zip(nodes, called)]
     return Node("list", _flat(nodes), text)
 
 
@@ -172,105 +190,82 @@ def _flat(nodes):
 def _relation(sides, operators, text):
     if operators[0] == r"\approx" and not sides[0]:  # about 8.24
         return _relation(sides[1:], operators[1:], text) if operators[1:] else _read(sides[1])
-    if r"\approx" in operators:  # what is rounded is an aside
-        cut = operators.index(r"\approx")
-        sides, operators = sides[: cut + 1], operators[:cut]
-        return _relation(sides, operators, text) if operators else _read(sides[0])
-    if operators == [r"\in"]:
+    if operators == [r"\in"] and re.fullmatch(r"[a-zA-Z]", sides[0]):
         return _read(sides[1])
     if not all(sides) or r"\in" in operators or len(sides) > 8:
-        return Node("text", (plain(text), ""), text)
-    falling = operators[0] in (">", r"\ge")
-    if falling:  # one direction for all: rising
-        sides, operators = sides[::-1], [FLIPPED[op] for op in operators[::-1]]
-    named = [is_name(s) for s in sides]
-    if set(operators) == {"="}:  # the value that a name is given may be a letter as well: x = A
-        if named[-1] and not named[0]:
-            sides, named = sides[::-1], named[::-1]
-        named = [named[0], *(False for _ in sides[1:])]
-    nodes = [Node("name", plain(s), s) if name else _read(s) for s, name in zip(sides, named)]
-    return Node("relation", (tuple(operators), tuple(nodes)), text)
+        return Node("text", text, text)
+    if operators[0] in (">", r"\ge"):  # one direction for all: rising
+        sides, operators = sides[::-1], [FLIPPED.get(op, op) for op in operators[::-1]]
+    sides = [_read(side) for side in sides]
+    if set(operators) <= EQUAL and is_name(sides[-1]) and not is_name(sides[0]):
+        sides, operators = sides[::-1], operators[::-1]
+    return Node("relation", (tuple(operators), tuple(sides)), text)
 
 
-NAME = re.compile(
-    r"(?:m?\\angle\s*|\\triangle\s*|\\overline|\\vec|\\overrightarrow|\{)*"
-    rf"(?:[a-zA-Z]|[A-Z]{{2,4}}|\\(?:alpha|beta|gamma|delta|theta|phi|lambda|mu|rho|sigma|omega|ell)|{WORD}[^{END}]*{END})"
-    r"\}?'*(?:_\{?[0-9a-zA-Z]+\}?)?(?:\^\{?-1\}?)?(?:\((?:[^()]|\([^()]*\))*\))?"
-)
-LOOSE = re.compile(r"(?!-)[a-zA-Z\\+\-/ {}()_^']*[a-zA-Z][a-zA-Z\\+\-/ {}()_^']*")
+def is_name(node, loose=False):
+    """Whether an equation's side only names what the other side gives: x, f(2), |AB|, V_1:V_2, (x, y).
+
+    `loose`: a + b as well, which may be a quantity, or else make an equation in two unknowns.
+    """
+    if node.kind in ("tuple", "list"):
+        return all(is_name(item) for item in node.value if isinstance(item, Node))
+    if node.kind != "formula" or node.source in ("e", "i", r"\infty"):
+        return False
+    found = leaves(node.value[0])
+    letters = [name for kind, name in found if kind == "name" and re.fullmatch("[a-z]'*", name)]
+    alone = re.fullmatch(r"[a-z]'*|m?\\angle.*", node.source) or ":" in node.source
+    if any(kind == "number" for kind, _ in found) or re.fullmatch(r"\|\s*[a-z]\s*\|", node.source):
+        return False
+    return loose or not letters or bool(alone)
 
 
-def is_name(text):
-    """Whether an equation's side only names what the other side gives: x, f(2), AB, (x, y), «Area»."""
-    if (group := bracketed(text)) and group[0] == "(":
-        items = split(group[1], ITEMS)[0]
-        return len(items) > 1 and all(is_name(item) for item in items)
-    return bool(NAME.fullmatch(text)) and text not in ("e", "i")
-
-
-def _name(node):
+def name_of(node):
     """The name that a relation gives a value to, "" if it does something else."""
-    operators, sides = node.value
-    return sides[0].value if set(operators) == {"="} and sides[0].kind == "name" else ""
-
-
-def _last(node):
-    return node.value[1][-1]
+    if node.kind != "relation" or not set(node.value[0]) <= EQUAL or not is_name(node.value[1][0]):
+        return ""
+    return re.sub(r"\\(?:overline|vec|triangle)|m?\\angle|[\s{}|]", "", node.value[1][0].source)
 
 
 def _leaf(text):
-    if (time := TIME.fullmatch(text)) and (time[2] or time[4]):
-        hour, minute, second = (int(part or 0) for part in time.groups()[:3])
-        return Node(
-            "time", (hour, minute, second, {"a": "am", "p": "pm"}.get((time[4] or "").lower(), "")), text
-        )
+    if (time := TIME.fullmatch(text)) and (time[2] or time[3]):
+        half = {"a": "am", "p": "pm"}.get((time[3] or "").lower(), "")
+        return Node("time", (int(time[1]), int(time[2] or 0), half), text)
     if (base := BASE.fullmatch(text.replace(" ", ""))) and not re.match("-?[a-zA-Z]_", text):
-        digits = base[1] + (base[2].lstrip("0") or "0").upper()
-        if base[3] != "10":
-            return Node("base", (digits, int(base[3])), text)
-        text = base[1] + base[2]
+        if base[3] == "10":
+            return _leaf(base[1] + base[2])._replace(source=text)
+        return Node("base", (base[1] + (base[2].lstrip("0") or "0").upper(), int(base[3])), text)
+    if text == r"\Reals" or words(text) in ALL:
+        return Node("tuple", ("()", _leaf(r"-\infty"), _leaf(r"\infty")), text)
+    if text == r"\emptyset" or re.fullmatch("no (real |integer )?solutions?|none", words(text)):
+        return Node("set", (), text)
     value, unit = split_unit(text)
+    value = value.replace(WORD + END, "").strip()
     if percent := value.endswith("%"):
         value = value[:-1].strip()
-    value = re.sub(r"(?<![0-9])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9])", r"\1\\frac{\2}{\3}", value)
-    value = re.sub(
-        r"(?<![0-9.])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])", lambda m: m[0].replace(" ", ""), value
-    )
-    value = plain(value).replace(WORD + END, "")
-    if ":" in value and len(ratio := value.split(":")) > 1 and all(ratio):
-        if len(ratio) > 2:
-            return Node("tuple", ("::", *map(_leaf, ratio)), text)
-        value = "\\frac{" + ratio[0] + "}{" + ratio[1] + "}"
-    if value and (number := rational(value)) is not None:
-        return Node("number", (number, percent, unit), text)
-    if value == r"\Reals" or letters(text) in ("all real numbers", "all reals", "real numbers"):
-        return Node("tuple", ("()", _leaf(r"-\infty"), _leaf(r"\infty")), text)
-    if value == r"\emptyset" or re.fullmatch("no (real |integer )?solutions?|none", letters(text)):
-        return Node("set", (), text)
-    return Node("text", (value.replace(r"+\infty", r"\infty") if value == r"+\infty" else value, unit), text)
+    value = SPACED.sub(lambda m: m[0].replace(" ", ""), value)
+    parts = value.split(":")
+    if len(parts) > 2 and all(parts):
+        return Node("tuple", ("::", *map(_leaf, parts)), text)
+    trees = [parse(part) for part in parts]
+    if not all(trees):
+        return Node("text", squeeze(re.sub(r"\{(\w)\}", r"\1", value)), text)
+    tree = ("/", *trees) if len(trees) == 2 else trees[0]
+    try:
+        return Node("number", (evaluate(tree, Exact()), percent, unit), text)
+    except Undecided:
+        return Node("formula", (tree, unit), text)
+    except ZeroDivisionError:
+        return Node("text", value, text)
 
 
 # ---------------------------------------------------------------- comparison
 
 
-def letters(text):
-    """The words of a text, in small letters, without marks, articles and commands."""
-    words = re.findall("[a-z0-9]+", re.sub(r"\\[a-zA-Z]+", " ", text).lower())
-    return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) and words[1:] else words)
-
-
-def same(gold, answer, decide):
-    """Whether two texts give the same answer. `decide(kind, gold, answer)` -> bool does the algebra of
-
-    "equal"       two LaTeX expressions
-    "equation"    two pairs of sides; as well "inequality", of rising ones
-    "set"         two LaTeX texts, at least one of which is a set or matrix that is written as an operation
-
-    Errors: TooComplex, and what `decide` raises.
-    """
+def same(gold, answer):
+    """Whether two texts give the same answer. Errors: TooComplex."""
     if squeeze(gold) == squeeze(answer):
         return True
-    return _same(read(gold), read(answer), decide)
+    return bool(_same(read(gold), read(answer)))
 
 
 def squeeze(text):
@@ -278,115 +273,90 @@ def squeeze(text):
     return re.sub(r"\s+(?![0-9])|(?<![0-9])\s+", "", text)
 
 
-def _same(g, a, decide):
-    if g == a or g.kind == a.kind and g.value == a.value:
+def _same(g, a):
+    if g.kind == a.kind and g.value == a.value:
         return True
     match g.kind, a.kind:
-        case "choice", _:
-            return any(_same(part, a, decide) for part in g.value)
-        case _, "choice":
-            return any(_same(g, part, decide) for part in a.value)
-        case "relation", _:
-            return _same_relation(g, a, decide)
-        case _, "relation":
-            return _same_value(g, a, decide)
+        case "choice", "choice":
+            return g.value[0] == a.value[0] and _same(g.value[1], a.value[1])
+        case ("choice", _) | (_, "choice"):
+            choice, other = (g, a) if g.kind == "choice" else (a, g)
+            if other.source == choice.value[0]:
+                return True
+            return _same(g.value[1], a) if g is choice else _same(g, a.value[1])
+        case "relation", "relation":
+            return _same_relations(g, a)
+        case ("relation", _) | (_, "relation"):
+            return _same_value(g, a)
         case "number", "number":
             return _same_number(g.value, a.value)
-        case "base", "base":
-            return g.value == a.value
-        case ("set", "number") | ("number", "set"):
-            return len((g if g.kind == "set" else a).value) == 1 and _same_items(_one(g), _one(a), decide)
+        case "base", _:
+            return a.source.upper() == g.value[0]
+        case ("set", "number" | "formula") | ("number" | "formula", "set"):
+            items, other = (g.value, a) if g.kind == "set" else (a.value, g)
+            return len(items) == 1 and _same(items[0], other)
         case ("time", "time" | "number") | ("number", "time"):
             return _same_time(g, a)
         case "matrix", "matrix":
             (det, rows), (other, others) = g.value, a.value
-            return det == other and [*map(len, rows)] == [*map(len, others)] and all(
-                _same(x, y, decide) for row, row2 in zip(rows, others) for x, y in zip(row, row2)
-            )  # fmt: skip
-        case ("list", "list") | ("list", "set") | ("set", "list") | ("set", "set"):
-            return _same_items(g, a, decide)
+            alike = det == other and len(rows) == len(others)
+            return alike and all(_all(row, row2) for row, row2 in zip(rows, others))
+        case ("list" | "set", "list" | "set"):
+            return _same_items(g, a)
         case ("list", "tuple") | ("tuple", "list"):
-            golds, answers = (n.value if n.kind == "list" else n.value[1:] for n in (g, a))
-            if g.kind == "tuple" and all(i.kind == "relation" and _name(i) for i in answers):  # x = 1, y = 2
-                answers = [_last(i) for i in sorted(answers, key=_name)]
-            brackets = (g if g.kind == "tuple" else a).value[0]
-            return brackets in ("()", "::") and _all(golds, answers, decide)
+            return _same_tuple(g, a)
         case "tuple", "tuple":
-            return g.value[0] == a.value[0] and _all(g.value[1:], a.value[1:], decide)
-        case "union", "union":
-            kinds = [sorted(part.kind for part in node.value) for node in (g, a)]  # (-1) is no {-1}
-            if kinds[0] != kinds[1]:
-                return False
-            return _unordered(g.value, a.value, decide) or decide("set", _plain(g), _plain(a))
+            return g.value[0] == a.value[0] and _all(g.value[1:], a.value[1:])
         case "union", "list":  # (-1, 0) and (2, 3)
-            kinds = {part.kind for part in a.value}
-            return kinds <= {"tuple", "set"} and _unordered(g.value, a.value, decide)
-        case ("union", "tuple" | "set") | ("tuple" | "set", "union"):
-            return decide("set", _plain(g), _plain(a))
+            parts = g.value[0] == r"\cup" and {part.kind for part in a.value} <= {"tuple", "set"}
+            return parts and _unordered(g.value[1], a.value)
+        case ("union", "tuple" | "set" | "union") | ("tuple" | "set", "union"):
+            return _same_regions(g, a)
         case ("list", "number") if "," in a.source:
-            return _same(g, _read(a.source, thousands=False), decide)
-        case ("union" | "tuple" | "set", "text") | ("text", "union" | "tuple" | "set"):
-            text = g if g.kind == "text" else a
-            return bool(re.search(r"\\(?:setminus|backslash|cap|Reals)", text.source)) and decide(
-                "set", _plain(g), _plain(a)
-            )
-        case ("matrix", "text") | ("text", "matrix"):
-            return "matrix" in (g if g.kind == "text" else a).source and decide("set", _plain(g), _plain(a))
-        case ("text", "text" | "number") | ("number", "text"):
-            return _same_text(g, a, decide)
-    return g.kind == "text" and letters(g.source) == letters(a.source) != "" and g.value[0].startswith(WORD)
+            return _same(g, _read(a.source, thousands=False))
+        case ("formula" | "number", "formula") | ("formula", "number"):
+            return _same_formula(g, a)
+    return same_words(g, a)
 
 
-def _one(node):
-    return node if node.kind == "set" else Node("set", (node,), node.source)
+def _all(golds, answers):
+    return len(golds) == len(answers) and all(_same(g, a) for g, a in zip(golds, answers))
 
 
-def _plain(node):
-    return (
-        plain(node.source)
-        .replace(r"\Reals", r"\mathbb{R}")
-        .replace(OPEN, r"\{")
-        .replace(CLOSE, r"\}")
-        .replace(ROW, r"\\")
-    )
-
-
-def _all(golds, answers, decide):
-    return len(golds) == len(answers) and all(_same(g, a, decide) for g, a in zip(golds, answers))
-
-
-def _unordered(golds, answers, decide):
-    if len(golds) != len(answers):
-        return False
+def _unordered(golds, answers):
     left = list(answers)
     for g in golds:
-        found = next((i for i, a in enumerate(left) if _same(g, a, decide)), None)
+        found = next((i for i, a in enumerate(left) if _same(g, a)), None)
         if found is None:
             return False
         del left[found]
-    return True
+    return not left
 
 
-def _same_items(g, a, decide):
+def _same_items(g, a):
     golds, answers = g.value, a.value
-    names = [[i.kind == "relation" and bool(_name(i)) for i in items] for items in (golds, answers)]
-    if golds and all(names[0]) and not any(names[1]):  # AB = 9, CD = 4 in that order
-        return _all(golds, answers, decide)
-    words = [i.kind == "text" and i.value[0].startswith((WORD, r"\ldots")) for i in golds]
-    if any(words):  # words in a row may be a ranking, and what goes on has an order
-        return _all(golds, answers, decide)
+    if golds and all(map(name_of, golds)) and not any(map(name_of, answers)):  # AB = 9, CD = 4 in that order
+        return _all(golds, answers)
+    if any(MARKED.match(item.source) for item in golds):  # words may be a ranking, what goes on has an order
+        return _all(golds, answers)
     if "set" in (g.kind, a.kind):
-        golds, answers = dict.fromkeys(i.value for i in golds), dict.fromkeys(i.value for i in answers)
-        golds = [next(i for i in g.value if i.value == v) for v in golds]
-        answers = [next(i for i in a.value if i.value == v) for v in answers]
-    return _unordered(golds, answers, decide)
+        golds, answers = ({item.value: item for item in items}.values() for items in (golds, answers))
+    return _unordered(golds, answers)
+
+
+def _same_tuple(g, a):
+    golds, answers = (n.value if n.kind == "list" else n.value[1:] for n in (g, a))
+    if g.kind == "tuple" and all(map(name_of, answers)):  # x = 1, y = 2
+        answers = [item.value[1][-1] for item in sorted(answers, key=name_of)]
+    brackets = (g if g.kind == "tuple" else a).value[0]
+    return brackets in ("()", "::") and _all(golds, answers)
 
 
 def _same_number(g, a):
     (x, x_percent, x_unit), (y, y_percent, y_unit) = g, a
     if (x_unit in WORTH or y_unit in WORTH) and x * WORTH.get(x_unit, 1) == y * WORTH.get(y_unit, 1):
         return x_percent == y_percent  # 3 million is 3,000,000; for "how many millions?" 3 is right as well
-    if x_unit and y_unit and x_unit != y_unit:
+    if not same_unit(x_unit, y_unit):
         return False
     if x_percent == y_percent:
         return x == y
@@ -396,120 +366,136 @@ def _same_number(g, a):
 
 def _same_time(g, a):
     if g.kind == a.kind:
-        (*clock, half), (*other, other_half) = g.value, a.value
-        hours = [c[0] % 12 + 12 * (h == "pm") if h else c[0] for c, h in ((clock, half), (other, other_half))]
-        vague = "" in (half, other_half) and max(clock[0], other[0]) <= 12 and clock[0] % 12 == other[0] % 12
-        return clock[1:] == other[1:] and (hours[0] == hours[1] or vague)
-    hour, minute, second, half = (g if g.kind == "time" else a).value
-    number = (a if g.kind == "time" else g).value[0]
+        (hour, minute, half), (other, other_minute, other_half) = g.value, a.value
+        if half and other_half or max(hour, other) > 12:
+            hour, other = (
+                h % 12 + 12 * (x == "pm") if x else h for h, x in ((hour, half), (other, other_half))
+            )
+        return minute == other_minute and (
+            hour == other or max(hour, other) <= 12 and hour % 12 == other % 12
+        )
+    (hour, minute, half), (number, *_) = (g.value, a.value) if g.kind == "time" else (a.value, g.value)
     if half:  # 9 a.m. is 9
-        return number == hour and minute == second == 0
-    return minute != 0 == second and Fraction(hour, minute) == number  # 3:15 may be a ratio
+        return number == hour and minute == 0
+    return minute != 0 and Fraction(hour, minute) == number  # 3:15 may be a ratio
 
 
-PROSE = re.compile(rf"(?=.*[a-zA-Z]{{3}})[a-zA-Z0-9 .,'{WORD}{END}]+")
+MARKED = re.compile(rf"[{WORD}]|\\ldots|(?=.*[a-zA-Z]{{3}})[a-zA-Z0-9 .,']+$")
+STRING = re.compile(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}")  # a name, such as CD or LQSX
 
 
-def _same_text(g, a, decide):
-    if g.kind == a.kind == "text":
-        (x, x_unit), (y, y_unit) = g.value, a.value
-        if x.startswith(WORD) or y.startswith(WORD):
-            operators = {"".join(re.findall(r"(?<![a-zA-Z])[-+/^]|\\cdot", text)) for text in (x, y)} - {""}
-            return letters(g.source) == letters(a.source) != "" and len(operators) < 2  # «a»+«b», «a»-«b»
-        if x_unit and y_unit and x_unit != y_unit:
+def same_words(g, a):
+    """Whether two texts of words are the same up to case, articles and marks."""
+    return words(g.source) == words(a.source) != "" and any(MARKED.search(node.source) for node in (g, a))
+
+
+def _same_formula(g, a):
+    if same_words(g, a):
+        return True
+    if STRING.fullmatch(g.source) or STRING.fullmatch(a.source):
+        return g.source == a.source
+    if re.fullmatch("[a-zA-Z]", g.source) and g.source.lower() == a.source.lower():
+        return True
+    units = _unit(g), _unit(a)
+    if same_unit(*units) and equal(_tree(g), _tree(a)):
+        return True
+    # What looks like a unit may be a letter: 3 m is three metres, or three times m.
+    if not any(units) or "degree" in units:
+        return False
+    whole = [parse(node.source) for node in (g, a)]
+    return all(whole) and equal(*whole)
+
+
+def _unit(node):
+    return node.value[-1] if node.kind in ("number", "formula") else ""
+
+
+def _tree(node):
+    """The tree of a formula or a number, None of any other Node."""
+    if node.kind == "number":
+        return "number", node.value[0] / 100 if node.value[1] else node.value[0]
+    return node.value[0] if node.kind == "formula" else None
+
+
+def _constant(node):
+    return node.kind in ("number", "base") or node.kind == "formula" and not names(node.value[0])
+
+
+def _same_relations(g, a):
+    (operators, sides), (others, other_sides) = g.value, a.value
+    if name_of(g) and name_of(g) == name_of(a) and _same_value(g, a):
+        return True
+    if operators == others and (
+        _all(sides, other_sides) or operators == (r"\ne",) and _all(sides, other_sides[::-1])
+    ):
+        return True
+    if set(operators) | set(others) == {"="} and all(map(_constant, sides)):  # 0.56 = 56%
+        return all(any(_same(side, other) for side in sides) for other in other_sides)
+    trees = [tuple(map(_tree, node.value[1])) for node in (g, a)]
+    if operators == others and len(operators) == 1 and all(map(all, trees)):
+        units = [_unit(side) for side in sides + other_sides]
+        if not all(same_unit(unit, other) for unit in units for other in units):
             return False
-        if x == y:
+        if operators == ("=",) and same_equation(*trees):
             return True
-        if PROSE.fullmatch(g.source) and letters(g.source) == letters(a.source):
+        if operators[0] in ("<", r"\le") and same_inequality(*trees):
             return True
-        if re.fullmatch(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}", x):  # a name, such as CD or LQSX
-            return x == y
-        if re.fullmatch("[a-zA-Z]", x) and x.lower() == y.lower():
-            return True
-    words = [_expression(node) for node in (g, a)]
-    if variables(words[0]) != variables(words[1]) or any(
-        not w.isascii() or re.search(rf"[0-9] [0-9]|[{WORD}{END}{MONEY}]", w) for w in words
+    return _same_regions(g, a)
+
+
+def _same_value(g, a):
+    """A relation against a value: x = 5, x = 10/2 = 5, a + b = 5, 2 + 3 = 5, x > 3."""
+    if any(node.kind == "relation" and not set(node.value[0]) <= EQUAL for node in (g, a)):
+        return _same_regions(g, a)
+    golds, answers = _values(g, True), _values(a, False)
+    return bool(golds) and all(any(_same(gold, answer) for gold in golds) for answer in answers)
+
+
+def _values(node, gold):
+    """The values that a node states: without the name; of an answer, without what is rounded."""
+    if node.kind != "relation":
+        return [node]
+    operators, sides = node.value
+    if is_name(sides[0], loose=not gold):
+        sides, operators = sides[1:], operators[1:]
+    elif gold and not all(map(_constant, sides)):
+        return []
+    return sides if gold or r"\approx" not in operators else sides[: operators.index(r"\approx") + 1]
+
+
+def _same_regions(g, a):
+    """Whether two Nodes are the same set of real numbers: intervals, unions, relations of one unknown."""
+    regions = _region(g), _region(a)
+    if not all(regions):
+        return False
+    unknowns = {name for region in regions for name in _names(region)}
+    # What holds or does not, as 2 < 3 does, describes no set.
+    if (
+        len(unknowns) > 1
+        or any(name.startswith("call:") for name in unknowns)
+        or any(region[0] == "relation" and not _names(region) for region in regions)
     ):
         return False
-    return decide("equal", *words)
+    return same_region(*regions, *unknowns or [""])
 
 
-def _expression(node):
-    if node.kind == "text":
-        return node.value[0].removesuffix("%")
-    value = node.value[0] / 100 if node.value[1] else node.value[0]
-    if value.numerator.bit_length() + value.denominator.bit_length() > 4000:  # Python refuses to write it out
-        return plain(node.source)
+def _names(region):
+    """The unknowns of a region; its trees are tuples, too."""
+    kind, *parts = region
+    trees = {"set": parts[0], "interval": parts[1:], "relation": parts[-1]}.get(kind)
+    return set().union(*(map(names, trees) if trees is not None else map(_names, parts)))
+
+
+def _region(node):
+    """The region of `_regions.py` that a Node describes, None if it describes none."""
+    if node.kind == "union":
+        parts = [_region(part) for part in node.value[1]]
+        return (node.value[0], *parts) if all(parts) else None
+    if node.kind == "relation":
+        trees = [*map(_tree, node.value[1])]
+        return ("relation", node.value[0], trees) if all(trees) and not set(node.value[0]) - KINDS else None
+    if node.kind == "tuple" and len(node.value) == 3 and all(map(_constant, node.value[1:])):
+        return "interval", node.value[0], *map(_tree, node.value[1:])
     return (
-        f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
-        if value.denominator > 1
-        else str(value.numerator)
+        ("set", [*map(_tree, node.value)]) if node.kind == "set" and all(map(_constant, node.value)) else None
     )
-
-
-def variables(text):
-    """The letters that stand for something unknown, as a set: not e, i, nor the letters of commands."""
-    return set(re.findall("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", " ", text))) - {"e", "i"}
-
-
-def _same_relation(g, a, decide):
-    operators, sides = g.value
-    if a.kind == "relation":
-        others = a.value[1]
-        if operators != a.value[0]:
-            name, other = _name(g), _name(a)
-            return bool(name and name == other) and _same(_last(g), _last(a), decide)
-        if operators[0] == r"\ne" and _all(sides, others[::-1], decide) or _all(sides, others, decide):
-            return True
-        if set(operators) == {"="} and not variables("".join(_sides(g))):  # 0.56 = 56%
-            return all(any(_same(side, other, decide) for side in sides) for other in others)
-        if set(operators) == {"="} and len(sides) == 2:
-            if _name(g) and _name(a) and not variables(_sides(g)[1] + _sides(a)[1]):
-                return False  # x = 5 is not y = 5
-            return decide("equation", _sides(g), _sides(a))
-        if operators[0] in ("<", r"\le") and len(operators) == 1:
-            return decide("inequality", _sides(g), _sides(a))
-        g_set, a_set = as_set(g), as_set(a)
-        return bool(g_set and a_set) and _same(g_set, a_set, decide)
-    if set(operators) != {"="}:
-        region = as_set(g)
-        return region is not None and _same(region, a, decide)
-    if _name(g):
-        return any(_same(side, a, decide) for side in sides[1:])
-    constant = all(s.kind == "number" or s.kind == "text" and not variables(s.value[0]) for s in sides)
-    return constant and any(_same(side, a, decide) for side in sides)
-
-
-def _same_value(g, a, decide):
-    """An answer that is a relation against a gold value: x = 5, x = 10/2 = 5, a + b = 5, 2 + 3 = 5, x > 3."""
-    operators, sides = a.value
-    if set(operators) != {"="}:
-        region = as_set(a)
-        return region is not None and g.kind in ("tuple", "union") and _same(g, region, decide)
-    if sides[0].kind == "name" or LOOSE.fullmatch(sides[0].source) and len(sides) == 2:
-        sides = sides[1:]
-    return all(_same(g, side, decide) for side in sides)
-
-
-def _sides(node):
-    return [n.value if n.kind == "name" else _plain(n) for n in node.value[1]]
-
-
-def as_set(node):
-    """The interval or union that a relation such as 1 < x <= 3 or x > 3 confines its variable to, or None."""
-    operators, sides = node.value
-    infinity = _leaf(r"\infty")
-    if len(sides) == 2 and operators[0] in ("<", r"\le", r"\ne"):
-        left, right = (s.kind == "name" for s in sides)
-        if left == right:
-            return None
-        bound, closed = sides[0] if right else sides[1], operators[0] == r"\le"
-        below = Node("tuple", ("(" + ")]"[closed], _leaf(r"-\infty"), bound), node.source)
-        above = Node("tuple", ("(["[closed] + ")", bound, infinity), node.source)
-        if operators[0] == r"\ne":
-            return Node("union", (below, above), node.source)
-        return below if left else above
-    if len(sides) == 3 and set(operators) <= {"<", r"\le"} and sides[1].kind == "name":
-        brackets = "(["[operators[0] != "<"] + ")]"[operators[1] != "<"]
-        return Node("tuple", (brackets, sides[0], sides[2]), node.source)
-    return None

@@ -4,9 +4,9 @@ r"""Competition mathematics: MATH and its kin; an answer is a number, an express
     <think>(3,6), (4,5), (5,4), (6,3): 4 of 36.</think>
     The probability is \boxed{\frac{1}{9}}.
 
-Only the last \boxed{} behind the thinking counts. It is compared with the gold answer as text, then by its
-structure and exact numbers (`_answers.py`), then by math-verify in processes that can be killed
-(`_math_worker.py`): no answer takes more than TOTAL seconds, and none can stop a training run.
+Only the last \boxed{} after the thinking counts. It is compared with the gold answer as text, then by its
+structure (`_answers.py`), by the values of its formulas (`_algebra.py`) and as a set of real numbers
+(`_regions.py`). No answer takes long, by construction: nothing is simplified, solved or searched for.
 """
 
 import random
@@ -16,9 +16,8 @@ from itertools import count, islice
 from pathlib import Path
 
 from tasks import TAIL, TaskError, after_thinking, choose, extract_answer, held_out, read_options, read_rows
-from tasks._answers import same
+from tasks._answers import same, squeeze
 from tasks._latex import MAX_LENGTH, TooComplex
-from tasks._workers import WorkerError, Workers
 
 # Rewards of an answer that is (correct, there but wrong, not there).
 REWARDS = {
@@ -61,15 +60,8 @@ SETS = {
     "math": ("EleutherAI/hendrycks_math", MATH_CONFIGS, "train", "test"),
     "math-lighteval": ("DigitalLearningGmbH/MATH-lighteval", [None], "train", "test"),
 }
-WORKERS, SECONDS, TOTAL = (
-    2,
-    1.0,
-    1.9,
-)  # processes; limit of one comparison; limit of a verdict, restart included
 FIELDS = ("problem|question", "answer|solution")
 MORE_FIELDS = ("solution", "level", "subject", "type")
-
-workers = Workers([str(Path(__file__).with_name("_math_worker.py"))], WORKERS, SECONDS, TOTAL)
 
 
 # ---------------------------------------------------------------- problems
@@ -106,7 +98,6 @@ def examples(split, **options):
                 else f" (test={o['test']})."
             )
         )
-    _start()
     if split == "train":
         orders = (random.Random(f"mathematics {o['seed']} {epoch}") for epoch in count())
         stream = (problem for rng in orders for problem in rng.sample(problems, len(problems)))
@@ -220,8 +211,8 @@ def reward(completion, example):
     gold, error = str(example["answer"]), ""
     try:
         correct = verify(gold, answer)
-    except WorkerError as failure:
-        correct, error = False, str(failure)
+    except Exception as failure:  # a fault of the verifier, which no text may turn into the end of a run
+        correct, error = False, f"{type(failure).__name__}: {failure}"
     return {
         "reward": right if correct else wrong,
         "correct": correct,
@@ -237,67 +228,51 @@ def stated(completion, form="boxed"):
     return last_box(after_thinking(completion)) if form == "boxed" else extract_answer(completion)
 
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+BOX = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s*(-?[0-9](?:[0-9.,]*[0-9])?|\\frac\s*(?:[0-9]{2}|\{[^{}]*\}\s*\{[^{}]*\})"
+    r"|\s[a-zA-Z](?![a-zA-Z])))|\\.|[{}]",
+    re.DOTALL,
+)
 
 
 def last_box(text):
     r"""Content of the last closed \boxed{...}, the outermost of nested ones; None if there is none.
 
-    Linear time, one pass with a stack of the open braces; only the last TAIL characters are read.
+    Also of \boxed 3, without braces. An empty box counts where there is no other. Linear time, one pass with
+    a stack of the open braces; only the last TAIL characters are read.
     """
     text, opened, found = text[-TAIL:], [], None
     for sign in BOX.finditer(text):
+        content = sign[1]
         if sign[0][-1] == "{" and sign[0] != r"\{":
             opened.append(sign.end() if len(sign[0]) > 1 else None)
         elif sign[0] == "}" and opened and (start := opened.pop()) is not None:
-            found = text[start : sign.start()].strip()
+            content = text[start : sign.start()]
+        if content is not None:
+            found = content.strip() or found or ""
     return found
 
 
 def verify(gold, answer):
-    """Whether `answer` says the same as `gold`. Errors: WorkerError, where it could not be found out."""
+    """Whether `answer` says the same as `gold`."""
     answer = " ".join(answer.split())
-    return len(answer) <= MAX_LENGTH and _verify(gold, answer)
+    return _verify(gold, answer) if len(answer) <= MAX_LENGTH else squeeze(gold) == squeeze(answer)
 
 
 @lru_cache(maxsize=1 << 16)
 def _verify(gold, answer):
     try:
-        return same(gold, answer, _undecided)
+        return same(gold, answer)
     except (TooComplex, RecursionError):
         return False
-    except Undecided:
-        reply = workers.ask([gold, answer])
-    if "error" in reply:
-        raise WorkerError(reply["error"])
-    return reply["same"]
 
 
 def equivalent(a, b):
     """Whether two answers, as `stated` gives them, are the same: for a majority of equivalent ones."""
     try:
         return verify(a, b) or verify(b, a)
-    except WorkerError:
+    except Exception:  # as in `reward`
         return False
-
-
-class Undecided(Exception):
-    """It takes algebra."""
-
-
-def _undecided(kind, gold, answer):
-    raise Undecided
-
-
-@lru_cache(maxsize=1)
-def _start():
-    try:
-        workers.start()
-    except WorkerError as error:
-        raise TaskError(
-            f"The verifier does not start ({error}). It needs the packages math-verify and "
-            "latex2sympy2_extended: pip install -r requirements.txt"
-        ) from error
 
 
 # ---------------------------------------------------------------- for `python -m tasks NAME --attack`
