@@ -338,7 +338,7 @@ class Sampled(Exact):
             if exponent.denominator == 1 and size(base) * abs(exponent) < MAX_BITS // 5:
                 return base ** int(exponent)
             base, exponent = mp.convert(base), mp.convert(exponent)
-        if mp.mag(exponent) > MAX_EXPONENT or abs(mp.mag(base)) > 2**MAX_EXPONENT:
+        if mp.mag(exponent) > MAX_EXPONENT or base and abs(mp.mag(base)) > 2**MAX_EXPONENT:
             raise Undecided
         return base**exponent
 
@@ -391,7 +391,7 @@ def sampled(*trees):
     Elsewhere a point at which a value is not real says nothing, as in x√x = √x³, unless they hold an i.
     """
     rows = []
-    imaginary = any("'i'" in repr(tree) for tree in trees)
+    imaginary = any(("name", "i") in leaves(tree) for tree in trees)
     for point in range(len(SCALES) if any(map(names, trees)) else 1):
         row = [value(tree, point) for tree in trees]
         if None in row:
@@ -427,7 +427,10 @@ def equal(gold, answer):
     if not has_steps(gold) or len(names(gold)) != 1 or not names(gold) <= set("nkm"):
         return False
     # Polynomials and functions of a period: what is the same for two periods is the same.
-    if math.prod(int(number) or 1 for number in re.findall("[0-9]+", repr((gold, answer)))) > PERIOD:
+    numbers = [
+        abs(leaf[1]) for tree in (gold, answer) for leaf in leaves(tree) if leaf[0] == "number" and leaf[1]
+    ]
+    if math.prod(number.numerator * number.denominator for number in numbers) > PERIOD:
         return False
     try:
         return all(evaluate(gold, Exact(n)) == evaluate(answer, Exact(n)) for n in range(2 * PERIOD))

@@ -49,6 +49,7 @@ SPELLING = [  # one of several ways to write a thing, after \text{} is read
     (r"\\(?:bar|dot)\s*(?=\{?[0-9])", r"\\overline"),
     (r"\\overline\s*([0-9])", r"\\overline{\1}"),
     (r"\\[td]binom", r"\\binom"),
+    (r"\{([^{}]+)\\choose(?![a-zA-Z])([^{}]+)\}", r"\\binom{\1}{\2}"),
     (r"\{([,:])\}", r"\1"),
     (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])|<=", r"\\le "),
     (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])|>=", r"\\ge "),
@@ -62,6 +63,7 @@ SPELLING = [  # one of several ways to write a thing, after \text{} is read
     (r"\\div(?![a-zA-Z])", "/"),
     (r"(?<![a-zA-Z0-9.\\])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})(?![a-zA-Z0-9])", r"\1\\cdot 10^{\2}"),
     (r"\\lbrace(?![a-zA-Z])|\\\{", OPEN),
+    (rf"(?<=\\Reals)\s*-\s*(?={OPEN})", r"\\setminus "),
     (r"\\rbrace(?![a-zA-Z])|\\\}", CLOSE),
     (r"\\langle(?![a-zA-Z])", "("),
     (r"\\rangle(?![a-zA-Z])", ")"),
@@ -107,8 +109,10 @@ BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*\.?$")
 BOX = re.compile(r"[\s$*]*(?:\\[(\[])?\s*\\(?:boxed|fbox)\s*\{(.*)\}\s*(?:\\[)\]])?[\s$.*]*", re.DOTALL)
 NUMERAL = r"\s*(\{(?:[0-9]+|[a-z])\}|[0-9]+|[a-z])\s*"
 COMBINATIONS = re.compile(
-    rf"(?<![a-zA-Z\\])(?:C_{NUMERAL}\^{NUMERAL}|C\^{NUMERAL}_{NUMERAL}|(?:\{{\}})?[_^]{NUMERAL}C_{NUMERAL}|C\(([0-9]+),([0-9]+)\))"
+    rf"(?<![a-zA-Z\\])(?:C_{NUMERAL}\^{NUMERAL}|C\^{NUMERAL}_{NUMERAL}|(?:\{{\}})?[_^]{NUMERAL}C_{NUMERAL}"
+    r"|C\(([0-9]+),([0-9]+)\))"
 )
+PERMUTATIONS = re.compile(r"(?<![a-zA-Z\\])[AP]_\{?([0-9]+)\}?\^\{?([0-9]+)\}?")
 INTEGER = re.compile(  # for integer k
     r"[\s,;:(]*(?:(?:for|where|with)\s+)?(?:(?:all|any|every|each|some|an?)\s+)?(?:integers?\s+[a-z]|[a-z]\s*"
     r"(?:\\in\s*(?:\\Integers|Z)|is\s+(?:an?|any|some)\s+integer|[为是]整数))[\s).]*$"
@@ -127,7 +131,7 @@ def tidy(text):
     r"""`text` with one spelling for each thing: no $, \left, \dfrac, \!, no full stop, \text{m} as «m»."""
     if len(text) > MAX_LENGTH:
         raise TooComplex("too long")
-    text = text.translate(PRIVATE)
+    text = re.sub("^([A-J])、", r"\1. ", text).translate(PRIVATE)
     if "begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # the backslash doubled, as in JSON
     text = LEAD.sub(lambda m: "" if m["close"] else m["open"] or "", BOLD.sub(r"\1", text))
@@ -141,7 +145,7 @@ def tidy(text):
     text = SCRIPT.sub(_of_script, TEXT.sub(_of_text, text))
     for pattern, new in SPELLING:
         text = pattern.sub(new, text)
-    text = COMBINATIONS.sub(_of_combinations, text)
+    text = PERMUTATIONS.sub(_of_permutations, COMBINATIONS.sub(_of_combinations, text))
     text = re.sub(rf"(?<=[0-9])\s*\^?\s*\{{?{WORD}?(?:st|nd|rd|th){END}?\}}?(?![a-z])", "", text)  # 17th
     text = re.sub(rf"^\s*{WORD}[^{END}]*:{END}", "", text)  # Answer: 17
     text = re.sub(rf"\s*({WORD})\s*|\s*([.,;])\s*$", r"\1\2", " ".join(text.split()))
@@ -202,6 +206,11 @@ def _of_combinations(match):
     return f"\\binom{{{n}}}{{{k}}}" if not (n + k).isdigit() or int(n) >= int(k) else match[0]
 
 
+def _of_permutations(match):
+    n, k = match.groups()
+    return f"\\binom{{{n}}}{{{k}}}\\cdot {k}!" if int(n) >= int(k) else match[0]
+
+
 # ---------------------------------------------------------------- units
 
 # Units that are numbers.
@@ -213,7 +222,7 @@ UNITS = {
         "m meter metre", "cm centimeter centimetre", "mm millimeter millimetre",
         "km kilometer kilometre kph kmh", "inch in inche", "foot ft feet", "yard yd", "mile mi mph",
         "second s sec", "minute min", "hour h hr", "day", "week", "month", "year yr", "g gram gm",
-        "kg kilogram", "mg", "ton tonne", "pound lb", "ounce oz", "liter l litre",
+        "kg kilogram", "mg", "ton tonne", "pound lb", "ounce oz", "liter l L litre",
         "ml milliliter millilitre", "gallon gal", "dollar usd buck", "euro eur", "degree deg", "radian rad",
         "acre", "hectare", "N newton", "J joule", "kj", "W watt", "kw", "V volt", "ohm", "hz hertz",
         "pa pascal", "kpa", "mol mole", "K kelvin", "ev", "knot", *WORTH,

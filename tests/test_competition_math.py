@@ -143,6 +143,7 @@ def test_an_answer_joins_only_what_equals_the_first_of_its_class():
         r"\ln(\ln(\ln(10^{99999})))x", r"\max(9^{9999},x^{9999},\sin 9^{9999})", "x^{x^{9999}}",
         r"\sqrt" * 80 + "x", r"\frac" * 60 + "x", "-" * 300 + "x", "(" * 12 + "x" + ")^{99}" * 12,
         r"\text{m}/" * 40,
+        r"\frac{1}{2004!}", "2004!x",
         "x_" * 100, "5 m " * 90,
     ],
 )  # fmt: skip
