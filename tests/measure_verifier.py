@@ -1,0 +1,155 @@
+r"""How many verdicts each rule of the verifier of mathematics changes; a rule that changes none can go.
+
+    TINYR1_DATA=FOLDER python tests/measure_verifier.py            the rules, one after the other; a minute or two
+    TINYR1_DATA=FOLDER python tests/measure_verifier.py --oracle   where math-verify decides otherwise
+
+Three kinds of answers are judged: the pairs of the fixture (accept and refuse), real golds of MATH in other
+spellings, and real golds with one digit changed (the last two from FOLDER/math_train.jsonl, if it is there).
+A rule is switched off, everything is judged again, and the verdicts that became wrong are counted.
+"""
+
+import json
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tasks import _answers, _latex
+from tasks._latex import TooComplex
+
+PAIRS = Path(__file__).parent / "fixtures" / "competition_math_pairs.json"
+GOLDS = 1500
+# A pattern that matches nothing.
+OFF = re.compile("(?!)" + "()" * 9)
+# Functions of `_answers.py` that make a Node or a verdict; off means that they find nothing.
+FUNCTIONS = {
+    "choices with a text": (_answers, "LABEL", OFF),
+    "thousands": (_answers, "GROUPED", OFF),
+    "thousands with blanks": (_answers, "SPACED", OFF),
+    "times": (_answers, "TIME", OFF),
+    "bases": (_answers, "BASE", OFF),
+    "matrices": (_answers, "MATRIX", OFF),
+    "strings of capitals": (_answers, "STRING", OFF),
+    "units": (_answers, "split_unit", lambda text: (text, "")),
+    "units that differ": (_answers, "same_unit", lambda unit, other: True),
+    "words": (_answers, "same_words", lambda g, a: False),
+    "names of values": (_answers, "is_name", lambda node, loose=False: False),
+    "equations": (_answers, "same_equation", lambda g, a: False),
+    "inequalities": (_answers, "same_inequality", lambda g, a: False),
+    "regions": (_answers, "same_region", lambda g, a, unknown: False),
+    "formulas": (_answers, "equal", lambda g, a: False),
+    "lead": (_latex, "LEAD", OFF),
+    "bold": (_latex, "BOLD", OFF),
+    "box in an answer": (_latex, "BOX", OFF),
+    "scripts": (_latex, "SCRIPT", OFF),
+    "combinations": (_latex, "COMBINATIONS", OFF),
+    "permutations": (_latex, "PERMUTATIONS", OFF),
+    "for integer k": (_latex, "INTEGER", OFF),
+    "text": (_latex, "TEXT", OFF),
+}
+
+
+def variants(gold):
+    """Other spellings of a gold answer."""
+    yield f"${gold}$"
+    yield f"\\({gold}\\)"
+    yield f"\\boxed{{{gold}}}"
+    yield f"**{gold}**"
+    yield f"The answer is ${gold}$."
+    yield gold + "."
+    yield gold.replace("\\frac", "\\dfrac").replace("\\left", "").replace("\\right", "")
+    yield re.sub(r"\{([0-9])\}", r"\1", gold)
+    yield re.sub(r"\\sqrt\{([0-9]+)\}", r"√\1", gold).replace("\\pi", "π")
+    if re.fullmatch("[0-9]+", gold):
+        yield from (f"x={gold}", f"\\text{{{gold}}}", f"{gold}\\text{{ units}}", f"{int(gold):,}")
+    if simple := re.fullmatch(r"\\frac\{([0-9]+)\}\{([0-9]+)\}", gold):
+        yield f"{simple[1]}/{simple[2]}"
+
+
+def cases():
+    """(source, gold, answer, whether it is right)"""
+    for pair in json.loads(PAIRS.read_text(encoding="utf-8")):
+        for answer in pair["accept"] + pair["refuse"]:
+            yield "pairs", pair["answer"], answer, answer in pair["accept"]
+    path = Path(os.environ.get("TINYR1_DATA", "nowhere")) / "math_train.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rng = random.Random(0)
+    for line in rng.sample(lines, min(GOLDS, len(lines))):
+        gold = json.loads(line)["answer"]
+        for answer in variants(gold):
+            yield "spellings", gold, answer, True
+        if digits := [*re.finditer("[0-9]", gold)]:
+            at = rng.choice(digits).start()
+            digit = rng.choice([d for d in "123456789" if d != gold[at]])
+            yield "digits", gold, gold[:at] + digit + gold[at + 1 :], False
+
+
+def verdict(gold, answer):
+    try:
+        return _answers.same(gold, answer)
+    except (TooComplex, RecursionError):
+        return False
+
+
+def wrong(judged):
+    """{source: [(gold, answer), ...]} of the verdicts that are wrong."""
+    _answers.read.cache_clear()
+    found = {"pairs": [], "spellings": [], "digits": []}
+    for source, gold, answer, right in judged:
+        try:
+            if verdict(gold, answer) != right:
+                found[source].append((gold, answer))
+        except Exception as error:
+            found[source].append((gold, f"{type(error).__name__}: {error}"))
+    return found
+
+
+def rules():
+    """(name, module, attribute, value that switches it off) of every rule."""
+    for name, where in FUNCTIONS.items():
+        yield name, *where
+    for table in ("LAYOUT", "SPELLING"):
+        whole = getattr(_latex, table)
+        for i, (pattern, _) in enumerate(whole):
+            yield pattern.pattern[:60], _latex, table, whole[:i] + whole[i + 1 :]
+    for sign in sorted(_latex.SIGNS):
+        yield sign, _latex, "PRIVATE", {k: v for k, v in _latex.PRIVATE.items() if k != ord(sign)}
+
+
+def measure():
+    judged = list(cases())
+    base = wrong(judged)
+    print("judged:", len(judged), "wrong:", {source: len(found) for source, found in base.items()})
+    print(f"{'rule':62}{'pairs':>8}{'spellings':>11}{'digits':>8}   verdicts that are wrong without it")
+    for name, module, attribute, off in rules():
+        kept = getattr(module, attribute)
+        setattr(module, attribute, off)
+        without = wrong(judged)
+        setattr(module, attribute, kept)
+        changed = [len(set(without[source]) ^ set(base[source])) for source in base]
+        print(
+            f"{name:62}{changed[0]:8}{changed[1]:11}{changed[2]:8}" + ("   NONE" if not any(changed) else "")
+        )
+
+
+def oracle():
+    """Print where math-verify, with its own reading of the text, gives another verdict than we do."""
+    from math_verify import parse, verify
+
+    counts = {}
+    for _, gold, answer, right in cases():
+        parsed = [parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
+        theirs = verify(*parsed, timeout_seconds=None)
+        key = (verdict(gold, answer) == right, bool(theirs) == right)
+        counts[key] = counts.get(key, 0) + 1
+        if key == (False, True):
+            print("math-verify is right:", repr(gold), repr(answer))
+    for (ours, theirs), n in sorted(counts.items()):
+        print(f"ours {'right' if ours else 'wrong'}, math-verify {'right' if theirs else 'wrong'}: {n}")
+
+
+if __name__ == "__main__":
+    oracle() if "--oracle" in sys.argv else measure()
