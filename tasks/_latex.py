@@ -15,14 +15,14 @@ class TooComplex(ValueError):
 # One character each stands for what LaTeX spells out; the text that is read cannot hold them any more.
 ROW, WORD, END, OPEN, CLOSE, MONEY = "⏎", "«", "»", "⦃", "⦄", "¤"
 SIGNS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "－": "-", "÷": "/", "⁄": "/", "∕": "/",
+    "−": "-", "–": "-", "‐": "-", "‑": "-", "－": "-", "÷": "/", "⁄": "/", "∕": "/",
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "±": r"\pm ", "√": r"\sqrt ",
     "％": "%", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ",
     "∩": r"\cap ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "…": r"\dots ",
     "°": r"^\circ ", "¢": " cents ", "α": r"\alpha ", "β": r"\beta ", "θ": r"\theta ", "π": r"\pi ",
     "φ": r"\phi ", "∞": r"\infty ", "\xa0": " ", "∠": r"\angle ", "△": r"\triangle ", "λ": r"\lambda ",
-    "ω": r"\omega ", "∖": r"\setminus ", "→": r"\to ", "（": "(", "）": ")", "，": ",", "。": ".",
-    "：": ":", "；": ";", "＝": "=", "＜": "<", "＞": ">", "＋": "+", "、": ",", "【": "[", "】": "]",
+    "ω": r"\omega ", "（": "(", "）": ")", "，": ",", "。": ".",
+    "：": ":", "；": ";", "＝": "=", "＜": "<", "＞": ">", "、": ",",
     "［": "[", "］": "]", "｛": r"\{", "｝": r"\}", "｜": "|", "／": "/", "￥": "¥", "’": "'", "′": "'",
 }  # fmt: skip
 PRIVATE = str.maketrans(dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY, "\ufffd") | SIGNS)
@@ -36,7 +36,6 @@ LAYOUT = [  # what only says how a formula is set, before \text{} is read
     (r"\\\$|\\text\{\$\}|[€£¥₹]|\\pounds|\\euro(?![a-z])", MONEY),
     (r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))", r"\\wedge"),  # of vectors
     (r"\\[()\[\]]|\$", ""),
-    (r",\s*\\!\s*", ","),
     (r"\\!|\\(?:underline|(?:display|text)style|limits|boldsymbol|rm|bf|it)(?![a-zA-Z])", ""),
     (r"\\(?:left|right)\s*\.|\\[mM]?(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])", ""),
     (r"\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
