@@ -23,12 +23,14 @@ import mpmath
 
 from tasks._latex import CLOSE, END, FUNCTIONS, OPEN, WORD, TooComplex, words
 
-MAX_BITS, MAX_FACTORIAL = 100_000, 5_000  # of an exact number
+# Of an exact number.
+MAX_BITS, MAX_FACTORIAL = 100_000, 5_000
 # Functions whose value jumps or bends: sampling them at points decides nothing.
 STEPS = {"floor", "ceil", "abs", "max", "min", "gcd", "lcm"}
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 CONSTANTS = {"i", "e", r"\pi", r"\infty"}
-CALLED = set("fghFGHPQNE")  # letters that are functions where a bracket follows
+# Letters that are functions where a bracket follows.
+CALLED = set("fghFGHPQNE")
 FUNCTION = rf"\\({'|'.join(FUNCTIONS)})(?![a-zA-Z])"
 NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+|\.(?=\\overline))(?:\\overline\{([0-9]+)\})?"
 GREEK = (
@@ -228,6 +230,7 @@ OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": oper
 OF_NUMBERS = {"floor": math.floor, "ceil": math.ceil, "abs": abs, "max": max, "min": min}
 OF_INTEGERS = {"factorial": math.factorial, "binom": math.comb, "gcd": math.gcd, "lcm": math.lcm}
 OF_REALS = {
+    "abs": "fabs",
     "arcsin": "asin",
     "arccos": "acos",
     "arctan": "atan",
@@ -299,10 +302,14 @@ def size(value):
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
-DIGITS, CLOSE_DIGITS = 60, 40  # of a value that is no fraction; that two values must share
-MAX_EXPONENT = 64  # bits of what functions are applied to
-SCALES = (1, 1, 1000, 1, 1, 1, 1000, Fraction(1, 1000))  # of the sample points: the first three are positive
-PERIOD = 1000  # of a step function of an integer
+# Of a value that is no fraction; that two values must share.
+DIGITS, CLOSE_DIGITS = 60, 40
+# Bits of what functions are applied to.
+MAX_EXPONENT = 64
+# Of the sample points: the first three are positive.
+SCALES = (1, 1, 1000, 1, 1, 1, 1000, Fraction(1, 1000))
+# Of a step function of an integer.
+PERIOD = 1000
 mp, LOCK = mpmath.MPContext(), threading.Lock()
 mp.dps = DIGITS
 
@@ -350,20 +357,16 @@ class Sampled(Exact):
                 return super().call(name, arguments, unknown)
             except Undecided:
                 arguments = [*map(mp.convert, arguments)]
-        if name not in ("root", "ln", "log", "lg") and any(
-            mp.mag(value) > MAX_EXPONENT for value in arguments
-        ):
-            raise Undecided
+        first = arguments[0]
         if name == "root":
-            value, degree = arguments
-            real = degree in (3, 5, 7, 9) and value.imag == 0 and value.real < 0
-            return -((-value.real) ** (1 / degree)) if real else value ** (1 / degree)
-        if name in OF_NUMBERS:
-            if not all(map(is_real, arguments)):
-                raise Undecided
-            return {"floor": mp.floor, "ceil": mp.ceil, "abs": abs, "max": max, "min": min}[name](
-                *([arguments] if name in ("max", "min") else arguments)
-            )
+            # The real root of a negative number, where there is one.
+            real = arguments[1] in (3, 5, 7, 9) and first.imag == 0 and first.real < 0
+            return -((-first.real) ** (1 / arguments[1])) if real else first ** (1 / arguments[1])
+        largest = max(mp.mag(argument) for argument in arguments)
+        if name not in ("ln", "log", "lg") and largest > MAX_EXPONENT:
+            raise Undecided
+        if name in ("max", "min"):
+            return {"max": max, "min": min}[name](arguments)
         return getattr(mp, OF_REALS.get(name, name))(*arguments)
 
     def opaque(self, name, arguments):

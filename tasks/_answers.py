@@ -25,7 +25,8 @@ from tasks._algebra import (
 from tasks._latex import CLOSE, END, NUMBERS, OPEN, ROW, WORD, WORTH, same_unit, split_unit, tidy, words
 from tasks._regions import same_region
 
-MAX_ITEMS = 64  # of a list or a matrix
+# Of a list or a matrix.
+MAX_ITEMS = 64
 
 
 class Node(NamedTuple):
@@ -135,12 +136,14 @@ def _group(text, thousands):
         return None
     opening, inside, closing = group
     items = split(inside, ITEMS)[0]
-    if opening + closing == "{}":  # braces that only group, or a set's without their backslashes
+    # Braces that only group, or a set's without their backslashes.
+    if opening + closing == "{}":
         inner = _read(inside, thousands)
         return Node("set", inner.value, text) if inner.kind == "list" else inner
     if opening == OPEN and closing == CLOSE:
         if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*[|:](.*)", inside):
-            return _read(builder[1])  # {x | 2 < x < 3}
+            # {x | 2 < x < 3}
+            return _read(builder[1])
         return Node("set", _flat(_read(item, False) for item in items[:MAX_ITEMS] if item), text)
     if len(items) > 1 and OPEN + CLOSE not in opening + closing:
         brackets = opening + closing if len(items) == 2 else "()"
@@ -165,7 +168,8 @@ def _signed(text, plus, minus):
 
 def _list(items, either, text):
     nodes = [_read(item) for item in items[:MAX_ITEMS]]
-    if nodes[0].kind == "relation" and nodes[0].value[0] == (r"\ne",):  # x != 1, 2
+    # x != 1, 2
+    if nodes[0].kind == "relation" and nodes[0].value[0] == (r"\ne",):
         left = nodes[0].value[1][0]
         nodes = [
             n if n.kind == "relation" else n._replace(kind="relation", value=((r"\ne",), (left, n)))
@@ -174,7 +178,8 @@ def _list(items, either, text):
         either = either or None
     called = [name_of(node) for node in nodes]
     if either is not False and all(node.kind == "relation" for node in nodes) and not any(called):
-        return Node("union", (r"\cup" if either else r"\cap", tuple(nodes)), text)  # x < 1 or x > 2
+        # x < 1 or x > 2
+        return Node("union", (r"\cup" if either else r"\cap", tuple(nodes)), text)
     # x = 1 or x = 2; x_1 = 1, x_2 = 2; x = 1, 2: all of one name
     if len({re.sub(r"_[0-9]+$", "", name) for name in called if name}) == 1 and called[0]:
         if all(called) or not any(called[1:]):
@@ -188,13 +193,15 @@ def _flat(nodes):
 
 
 def _relation(sides, operators, text):
-    if operators[0] == r"\approx" and not sides[0]:  # about 8.24
+    # About 8.24.
+    if operators[0] == r"\approx" and not sides[0]:
         return _relation(sides[1:], operators[1:], text) if operators[1:] else _read(sides[1])
     if operators == [r"\in"] and re.fullmatch(r"[a-zA-Z]", sides[0]):
         return _read(sides[1])
     if not all(sides) or r"\in" in operators or len(sides) > 8:
         return Node("text", text, text)
-    if operators[0] in (">", r"\ge"):  # one direction for all: rising
+    # One direction for all: rising.
+    if operators[0] in (">", r"\ge"):
         sides, operators = sides[::-1], [FLIPPED.get(op, op) for op in operators[::-1]]
     sides = [_read(side) for side in sides]
     if set(operators) <= EQUAL and is_name(sides[-1]) and not is_name(sides[0]):
@@ -307,7 +314,8 @@ def _same(g, a):
             return _same_tuple(g, a)
         case "tuple", "tuple":
             return g.value[0] == a.value[0] and _all(g.value[1:], a.value[1:])
-        case "union", "list":  # (-1, 0) and (2, 3)
+        case "union", "list":
+            # (-1, 0) and (2, 3)
             parts = g.value[0] == r"\cup" and {part.kind for part in a.value} <= {"tuple", "set"}
             return parts and _unordered(g.value[1], a.value)
         case ("union", "tuple" | "set" | "union") | ("tuple" | "set", "union"):
@@ -335,9 +343,11 @@ def _unordered(golds, answers):
 
 def _same_items(g, a):
     golds, answers = g.value, a.value
-    if golds and all(map(name_of, golds)) and not any(map(name_of, answers)):  # AB = 9, CD = 4 in that order
+    # AB = 9, CD = 4 in that order.
+    if golds and all(map(name_of, golds)) and not any(map(name_of, answers)):
         return _all(golds, answers)
-    if any(MARKED.match(item.source) for item in golds):  # words may be a ranking, what goes on has an order
+    # Words may be a ranking, what goes on has an order.
+    if any(MARKED.match(item.source) for item in golds):
         return _all(golds, answers)
     if "set" in (g.kind, a.kind):
         golds, answers = ({item.value: item for item in items}.values() for items in (golds, answers))
@@ -346,7 +356,8 @@ def _same_items(g, a):
 
 def _same_tuple(g, a):
     golds, answers = (n.value if n.kind == "list" else n.value[1:] for n in (g, a))
-    if g.kind == "tuple" and all(map(name_of, answers)):  # x = 1, y = 2
+    # x = 1, y = 2
+    if g.kind == "tuple" and all(map(name_of, answers)):
         answers = [item.value[1][-1] for item in sorted(answers, key=name_of)]
     brackets = (g if g.kind == "tuple" else a).value[0]
     return brackets in ("()", "::") and _all(golds, answers)
@@ -355,13 +366,15 @@ def _same_tuple(g, a):
 def _same_number(g, a):
     (x, x_percent, x_unit), (y, y_percent, y_unit) = g, a
     if (x_unit in WORTH or y_unit in WORTH) and x * WORTH.get(x_unit, 1) == y * WORTH.get(y_unit, 1):
-        return x_percent == y_percent  # 3 million is 3,000,000; for "how many millions?" 3 is right as well
+        # 3 million is 3,000,000; for "how many millions?" 3 is right as well.
+        return x_percent == y_percent
     if not same_unit(x_unit, y_unit):
         return False
     if x_percent == y_percent:
         return x == y
     percent, bare = (x, y) if x_percent else (y, x)
-    return percent == 100 * bare or percent == bare and abs(bare) >= 1  # 25% is 25 and 0.25; 0.5% is not 0.5
+    # 25% is 25 and 0.25; 0.5% is not 0.5.
+    return percent == 100 * bare or percent == bare and abs(bare) >= 1
 
 
 def _same_time(g, a):
@@ -375,13 +388,16 @@ def _same_time(g, a):
             hour == other or max(hour, other) <= 12 and hour % 12 == other % 12
         )
     (hour, minute, half), (number, *_) = (g.value, a.value) if g.kind == "time" else (a.value, g.value)
-    if half:  # 9 a.m. is 9
+    # 9 a.m. is 9
+    if half:
         return number == hour and minute == 0
-    return minute != 0 and Fraction(hour, minute) == number  # 3:15 may be a ratio
+    # 3:15 may be a ratio.
+    return minute != 0 and Fraction(hour, minute) == number
 
 
 MARKED = re.compile(rf"[{WORD}]|\\ldots|(?=.*[a-zA-Z]{{3}})[a-zA-Z0-9 .,']+$")
-STRING = re.compile(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}")  # a name, such as CD or LQSX
+# A name, such as CD or LQSX.
+STRING = re.compile(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}")
 
 
 def same_words(g, a):
@@ -429,7 +445,8 @@ def _same_relations(g, a):
         _all(sides, other_sides) or operators == (r"\ne",) and _all(sides, other_sides[::-1])
     ):
         return True
-    if set(operators) | set(others) == {"="} and all(map(_constant, sides)):  # 0.56 = 56%
+    # 0.56 = 56%
+    if set(operators) | set(others) == {"="} and all(map(_constant, sides)):
         return all(any(_same(side, other) for side in sides) for other in other_sides)
     trees = [tuple(map(_tree, node.value[1])) for node in (g, a)]
     if operators == others and len(operators) == 1 and all(map(all, trees)):

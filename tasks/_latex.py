@@ -4,8 +4,10 @@ import re
 import unicodedata
 from fractions import Fraction
 
-MAX_LENGTH, MAX_DEPTH = 400, 12  # characters of an answer and brackets within brackets: MATH's have 159 and 5
-MAX_TOWER = 2  # exponents within exponents
+# Characters of an answer and brackets within brackets: MATH's have 159 and 5.
+MAX_LENGTH, MAX_DEPTH = 400, 12
+# Exponents within exponents.
+MAX_TOWER = 2
 
 
 class TooComplex(ValueError):
@@ -31,7 +33,8 @@ FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc ln lg log exp max min gcd lcm".split()
 )
 COMMANDS = [*FUNCTIONS, "sqrt", "pi", "cup"]
-LAYOUT = [  # what only says how a formula is set, before \text{} is read
+# What only says how a formula is set, before \text{} is read.
+LAYOUT = [
     (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
     (r"\\\$|\\text\{\$\}|[€£¥₹]|\\pounds|\\euro(?![a-z])", MONEY),
     (r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))", r"\\wedge"),  # of vectors
@@ -42,7 +45,8 @@ LAYOUT = [  # what only says how a formula is set, before \text{} is read
     (r"\\mathbb\s*\{?\s*([RZ])\s*\}?|\\mathbf\s*\{([RZ])\}|\\R(?![a-zA-Z])", r"\\Reals\1\2 "),
     (r"\\RealsZ", r"\\Integers"), (r"\\RealsR", r"\\Reals"),
 ]  # fmt: skip
-SPELLING = [  # one of several ways to write a thing, after \text{} is read
+# One of several ways to write a thing, after \text{} is read.
+SPELLING = [
     (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
     (r"\\[lc]?dots(?![a-zA-Z])|(?<=[,\s])\.\.\.", r"\\ldots "),
     (r"\\(?:bar|dot)\s*(?=\{?[0-9])", r"\\overline"),
@@ -95,7 +99,8 @@ MEANS = dict(
 )
 MEANS |= {word: str(number) for number, word in enumerate(NUMBERS)}
 MEANS |= {word: f"\\{word} " for word in COMMANDS} | {"无解": r"\emptyset ", "空集": r"\emptyset "}
-LEAD = re.compile(  # The answer is 5; \text{Option (A)}
+# The answer is 5; \text{Option (A)}.
+LEAD = re.compile(
     r"\A\s*(?P<open>\\(?:text|textbf|mathrm|mbox)\s*\{)?\s*(?:so,?\s|thus,?\s|therefore,?\s|hence,?\s)?(?:the\s)?"
     r"(?:final\s|correct\s)?(?:(?:answer|result|solution|value)(?:\s+is(?![a-z])\s*:?|\s*[:=])"
     r"|(?:answer|option|choice)\s+(?=\(?[A-Z]\)?[}\s.]*\Z)|(?:所以|故|因此)?答案(?:是|为)?:?)\s*(?P<close>\})?",
@@ -112,7 +117,8 @@ COMBINATIONS = re.compile(
     r"|C\(([0-9]+),([0-9]+)\))"
 )
 PERMUTATIONS = re.compile(r"(?<![a-zA-Z\\])[AP]_\{?([0-9]+)\}?\^\{?([0-9]+)\}?")
-INTEGER = re.compile(  # for integer k
+# For integer k.
+INTEGER = re.compile(
     r"[\s,;:(]*(?:(?:for|where|with)\s+)?(?:(?:all|any|every|each|some|an?)\s+)?(?:integers?\s+[a-z]|[a-z]\s*"
     r"(?:\\in\s*(?:\\Integers|Z)|is\s+(?:an?|any|some)\s+integer|[为是]整数))[\s).]*$"
 )
@@ -132,7 +138,8 @@ def tidy(text):
         raise TooComplex("too long")
     text = re.sub("^([A-J])、", r"\1. ", text).translate(PRIVATE)
     if "begin" not in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # the backslash doubled, as in JSON
+        # The backslash doubled, as in JSON.
+        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     text = LEAD.sub(lambda m: "" if m["close"] else m["open"] or "", BOLD.sub(r"\1", text))
     text = BOLD.sub(r"\1", text)
     while unboxed := BOX.fullmatch(text):
@@ -145,8 +152,10 @@ def tidy(text):
     for pattern, new in SPELLING:
         text = pattern.sub(new, text)
     text = PERMUTATIONS.sub(_of_permutations, COMBINATIONS.sub(_of_combinations, text))
-    text = re.sub(rf"(?<=[0-9])\s*\^?\s*\{{?{WORD}?(?:st|nd|rd|th){END}?\}}?(?![a-z])", "", text)  # 17th
-    text = re.sub(rf"^\s*{WORD}[^{END}]*:{END}", "", text)  # Answer: 17
+    # 17th
+    text = re.sub(rf"(?<=[0-9])\s*\^?\s*\{{?{WORD}?(?:st|nd|rd|th){END}?\}}?(?![a-z])", "", text)
+    # Answer: 17
+    text = re.sub(rf"^\s*{WORD}[^{END}]*:{END}", "", text)
     text = re.sub(rf"\s*({WORD})\s*|\s*([.,;])\s*$", r"\1\2", " ".join(text.split()))
     text = text.lstrip(" ,;").rstrip("" if re.search(r"[ap]\.\s?m\.$", text) else " .,;\\" + ROW)
     condition = INTEGER.search(text.replace(WORD, " ").replace(END, " "))
@@ -159,7 +168,8 @@ def _check(text):
     """Errors: TooComplex, of a text whose brackets or exponents are nested too deep."""
     if re.search(r"\^\s*(?:\{[^{}]*\}|[^{\s])\s*\^", text):
         raise TooComplex("a power of a power")
-    exponents, before = [], ""  # of each open bracket: whether it is an exponent
+    # Of each open bracket: whether it is an exponent.
+    exponents, before = [], ""
     for sign in text:
         if sign in "([{" + OPEN:
             exponents.append(before == "^")
@@ -194,7 +204,8 @@ def _of_text(match):
         return content + " "
     if LETTERS.fullmatch(content) and not re.search("[一-鿿]", content):
         content = re.sub(r"(?<=[a-zA-Z])\s+(?=[a-zA-Z]\b)", ",", re.sub(r",?\s+and\s+", ",", content))
-        return " " + content if content[:1].isalpha() else content  # \cdot\mathbf{b} is no \cdotb
+        # \cdot\mathbf{b} is no \cdotb
+        return " " + content if content[:1].isalpha() else content
     return content if re.search("[0-9]", content) else f"{WORD}{content}{END}"
 
 
@@ -252,7 +263,8 @@ def split_unit(text):
     for _ in range(2):
         if not (tail := UNIT_TAIL.search(text)) or not text[: tail.start()].strip(" -+"):
             break
-        if tail["circ"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):  # not the unit of the value
+        # Not the unit of the value.
+        if tail["circ"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
             break
         if tail["bare"] and not _surely_unit(tail["bare"], text[: tail.start()]):
             break
@@ -287,7 +299,8 @@ def _surely_unit(bare, value):
     names = re.findall("[a-zA-Z]+", bare)
     if not bare[0].isspace():
         return len(names) == 1 and len(bare) > 1 and bool(unit_of(bare))
-    if re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", value)):  # 2 m + 3 n
+    # 2 m + 3 n
+    if re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", value)):
         return all(len(name) > 2 for name in names)
     known = [unit_of(name) or len(name) > 2 for name in names]
     return any(known) and all(is_known or name in VAGUE for is_known, name in zip(known, names))
