@@ -2,9 +2,8 @@ r"""Formulas in LaTeX, read into trees, and compared by their values.
 
 `parse` reads what `_latex.tidy` leaves, as TeX and people mean it: `\frac12`, `x^10`, `\sin 2x\cos y`,
 `2\frac13`. A tree is ("number", Fraction), ("name", text) or (function, tree, ...), where function is one of
-+ - * / ^ root factorial binom call:f, of FUNCTIONS or of STEPS. `evaluate` computes it with the numbers of a
-domain: `Exact` knows fractions only, `Sampled` gives unknowns a value at each of a few points and computes to
-DIGITS digits where fractions do not suffice.
++ - * / ^ root factorial binom call:f, of FUNCTIONS or of STEPS. `Values` computes it: with
+fractions where that is possible, else to DIGITS digits; unknowns have a value at each of a few points.
 
 Two formulas are equal if they are at all sample points. That decides for what is put together from the four
 operations, powers, roots and elementary functions. It does not for what jumps or bends (STEPS): such a
@@ -165,7 +164,7 @@ class Reader:
 
     def function(self, name):
         power = self.argument() if self.take(r"\^") else None
-        base = [self.argument()] if self.take("_") else []
+        base = [self.argument()] if name == "log" and self.take("_") else []
         if opening := self.take(rf"([({OPEN}])"):
             inside = self.list()
             self.need(r"\)" if opening[1] == "(" else CLOSE)
@@ -225,83 +224,6 @@ def has_steps(tree):
 
 # ---------------------------------------------------------------- values
 
-NO_VALUE = (ArithmeticError, Undecided, TypeError, ValueError, mpmath.libmp.NoConvergence)
-OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-OF_NUMBERS = {"floor": math.floor, "ceil": math.ceil, "abs": abs, "max": max, "min": min}
-OF_INTEGERS = {"factorial": math.factorial, "binom": math.comb, "gcd": math.gcd, "lcm": math.lcm}
-OF_REALS = {
-    "abs": "fabs",
-    "arcsin": "asin",
-    "arccos": "acos",
-    "arctan": "atan",
-    "arccot": "acot",
-    "lg": "log10",
-    "binom": "binomial",
-}
-
-
-def evaluate(tree, domain):
-    """The value of a tree. Errors: Undecided, TooComplex, ArithmeticError."""
-    if tree[0] == "number":
-        return tree[1]
-    if tree[0] == "name":
-        return domain.name(tree[1])
-    if tree[0] == "root" and tree[1][0] == "^" and tree[1][2] == tree[2] == ("number", 2):
-        return evaluate(("abs", tree[1][1]), domain)
-    arguments = domain.alike([evaluate(branch, domain) for branch in tree[1:]])
-    if tree[0] in OPERATIONS:
-        return domain.small(OPERATIONS[tree[0]](*arguments))
-    if tree[0] == "^":
-        return domain.power(*arguments)
-    return domain.call(tree[0], arguments, bool(names(tree)))
-
-
-class Exact:
-    """Fractions, of a tree whose names are all the same integer, or that has none."""
-
-    def __init__(self, integer=None):
-        self.integer = integer
-
-    def name(self, name):
-        if self.integer is None or name in CONSTANTS:
-            raise Undecided
-        return Fraction(self.integer)
-
-    def alike(self, values):
-        return values
-
-    def small(self, value):
-        if size(value) > MAX_BITS:
-            raise TooComplex("a number too large")
-        return value
-
-    def power(self, base, exponent):
-        if exponent.denominator != 1:
-            raise Undecided
-        if abs(base) != 1 and size(base) * abs(exponent) > MAX_BITS:
-            raise TooComplex("a number too large")
-        return base ** int(exponent)
-
-    def call(self, name, arguments, unknown):
-        first = arguments[0]
-        if name in OF_NUMBERS:
-            return Fraction(OF_NUMBERS[name](arguments if name in ("max", "min") else first))
-        if name in OF_INTEGERS and all(a.denominator == 1 and a >= 0 for a in arguments):
-            if name in ("factorial", "binom") and first > MAX_FACTORIAL:
-                raise TooComplex("a number too large")
-            return Fraction(OF_INTEGERS[name](*map(int, arguments)))
-        if name == "root" and arguments[1] == 2 and first >= 0:
-            root = Fraction(math.isqrt(first.numerator), math.isqrt(first.denominator))
-            if root * root == first:
-                return root
-        raise Undecided
-
-
-def size(value):
-    """Bits of a fraction."""
-    return value.numerator.bit_length() + value.denominator.bit_length()
-
-
 # Of a value that is no fraction; that two values must share.
 DIGITS, CLOSE_DIGITS = 60, 40
 # Bits of what functions are applied to.
@@ -312,14 +234,21 @@ SCALES = (1, 1, 1000, 1, 1, 1, 1000, Fraction(1, 1000))
 PERIOD = 1000
 mp, LOCK = mpmath.MPContext(), threading.Lock()
 mp.dps = DIGITS
+NO_VALUE = (ArithmeticError, Undecided, TypeError, ValueError, mpmath.libmp.NoConvergence)
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+OF_NUMBERS = {"floor": math.floor, "ceil": math.ceil, "abs": abs}
+OF_LISTS = {"max": max, "min": min}
+OF_INTEGERS = {"factorial": math.factorial, "binom": math.comb, "gcd": math.gcd, "lcm": math.lcm}
+OF_REALS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
+OF_REALS |= {"lg": "log10", "binom": "binomial", "abs": "fabs"}
 
 
-class Sampled(Exact):
-    """Fractions while they are short, else complex numbers; names have a random value at each point."""
+class Values:
+    """Fractions, else complex numbers of DIGITS digits; names have their `known` or a random value."""
 
     constants = {"i": mp.mpc(0, 1), "e": mp.e, r"\pi": mp.pi}
 
-    def __init__(self, point, known=()):
+    def __init__(self, point=0, known=()):
         self.point, self.known = point, dict(known)
 
     def name(self, name):
@@ -333,41 +262,23 @@ class Sampled(Exact):
         value = SCALES[self.point] * Fraction(rng.randrange(300, 1700), 1000)
         return value if self.point < 3 or rng.random() < 0.3 else -value
 
-    def alike(self, values):
-        exact = all(isinstance(value, Fraction) for value in values)
-        return values if exact else [*map(mp.convert, values)]
-
-    def small(self, value):
-        return mp.convert(value) if isinstance(value, Fraction) and size(value) > MAX_BITS // 5 else value
-
-    def power(self, base, exponent):
-        if isinstance(base, Fraction):
-            if exponent.denominator == 1 and size(base) * abs(exponent) < MAX_BITS // 5:
-                return base ** int(exponent)
-            base, exponent = mp.convert(base), mp.convert(exponent)
-        if mp.mag(exponent) > MAX_EXPONENT or base and abs(mp.mag(base)) > 2**MAX_EXPONENT:
-            raise Undecided
-        return base**exponent
-
-    def call(self, name, arguments, unknown):
-        if name.startswith("call:") or unknown and name in STEPS:
-            return self.opaque(name, arguments)
-        if isinstance(arguments[0], Fraction):
-            try:
-                return super().call(name, arguments, unknown)
-            except Undecided:
-                arguments = [*map(mp.convert, arguments)]
-        first = arguments[0]
-        if name == "root":
-            # The real root of a negative number, where there is one.
-            real = arguments[1] in (3, 5, 7, 9) and first.imag == 0 and first.real < 0
-            return -((-first.real) ** (1 / arguments[1])) if real else first ** (1 / arguments[1])
-        largest = max(mp.mag(argument) for argument in arguments)
-        if name not in ("ln", "log", "lg") and largest > MAX_EXPONENT:
-            raise Undecided
-        if name in ("max", "min"):
-            return {"max": max, "min": min}[name](arguments)
-        return getattr(mp, OF_REALS.get(name, name))(*arguments)
+    def evaluate(self, tree):
+        """The value of a tree. Errors: those of NO_VALUE; TooComplex is one of them."""
+        if tree[0] == "number":
+            return tree[1]
+        if tree[0] == "name":
+            return self.name(tree[1])
+        if tree[0] == "root" and tree[1][0] == "^" and tree[1][2] == tree[2] == ("number", 2):
+            return self.evaluate(("abs", tree[1][1]))
+        arguments = alike([self.evaluate(branch) for branch in tree[1:]])
+        if tree[0] in OPERATIONS:
+            return small(OPERATIONS[tree[0]](*arguments))
+        if tree[0] == "^":
+            return power(*arguments)
+        unknown = not names(tree) <= self.known.keys()
+        if tree[0].startswith("call:") or unknown and tree[0] in STEPS:
+            return self.opaque(tree[0], arguments)
+        return call(tree[0], arguments)
 
     def opaque(self, name, arguments):
         """The value of a function that is only known by what it is applied to, as f(2 - x)."""
@@ -379,10 +290,66 @@ class Sampled(Exact):
         return abs(value) if name == "abs" else value
 
 
+def alike(values):
+    """The values as numbers of one kind: all are fractions, or none is."""
+    exact = all(isinstance(value, Fraction) for value in values)
+    return values if exact else [*map(mp.convert, values)]
+
+
+def size(value):
+    """Bits of a fraction, 0 of any other value."""
+    return value.numerator.bit_length() + value.denominator.bit_length() if isinstance(value, Fraction) else 0
+
+
+def small(value):
+    """The value itself. Errors: TooComplex."""
+    if size(value) > MAX_BITS:
+        raise TooComplex("a number too large")
+    return value
+
+
+def power(base, exponent):
+    if isinstance(base, Fraction):
+        if exponent.denominator == 1:
+            if abs(base) != 1 and size(base) * abs(exponent) > MAX_BITS:
+                raise TooComplex("a number too large")
+            return base ** int(exponent)
+        base, exponent = mp.convert(base), mp.convert(exponent)
+    if mp.mag(exponent) > MAX_EXPONENT or base and abs(mp.mag(base)) > 2**MAX_EXPONENT:
+        raise Undecided
+    return base**exponent
+
+
+def call(name, arguments):
+    """The value of a function that is known."""
+    first, exact = arguments[0], isinstance(arguments[0], Fraction)
+    if name in OF_LISTS:
+        return OF_LISTS[name](arguments)
+    if exact and name in OF_NUMBERS:
+        return Fraction(OF_NUMBERS[name](first))
+    if exact and name in OF_INTEGERS and all(a.denominator == 1 and a >= 0 for a in arguments):
+        if name in ("factorial", "binom") and first > MAX_FACTORIAL:
+            raise TooComplex("a number too large")
+        return Fraction(OF_INTEGERS[name](*map(int, arguments)))
+    if exact and name == "root" and arguments[1] == 2 and first >= 0:
+        root = Fraction(math.isqrt(first.numerator), math.isqrt(first.denominator))
+        if root * root == first:
+            return root
+    arguments = [*map(mp.convert, arguments)]
+    if name == "root":
+        # The real root of a negative number, where there is one.
+        value, degree = arguments
+        real = degree in (3, 5, 7, 9) and value.imag == 0 and value.real < 0
+        return -((-value.real) ** (1 / degree)) if real else value ** (1 / degree)
+    if name not in ("ln", "log", "lg") and max(map(mp.mag, arguments)) > MAX_EXPONENT:
+        raise Undecided
+    return getattr(mp, OF_REALS.get(name, name))(*arguments)
+
+
 def value(tree, point, **known):
     """The value of a tree at a sample point, None where it has none."""
     try:
-        found = evaluate(tree, Sampled(point, known))
+        found = Values(point, known).evaluate(tree)
     except NO_VALUE:
         return None
     return found if isinstance(found, Fraction) or mp.isfinite(found) else None
@@ -435,10 +402,13 @@ def equal(gold, answer):
     ]
     if math.prod(number.numerator * number.denominator for number in numbers) > PERIOD:
         return False
-    try:
-        return all(evaluate(gold, Exact(n)) == evaluate(answer, Exact(n)) for n in range(2 * PERIOD))
-    except NO_VALUE:
-        return False
+    with LOCK:
+        for n in range(2 * PERIOD):
+            known = dict.fromkeys(names(gold), Fraction(n))
+            x, y = value(gold, 0, **known), value(answer, 0, **known)
+            if not isinstance(x, Fraction) or not isinstance(y, Fraction) or x != y:
+                return False
+    return True
 
 
 def same_equation(gold, answer):
@@ -463,7 +433,7 @@ def ratio(gold, answer, positive=False):
     rows = sampled(gold, answer) if names(gold) and names(gold) == names(answer) else []
     if not rows or not all(x and y for x, y in rows):
         return False
-    ratios = [operator.truediv(*Sampled(0).alike(row)) for row in rows]
+    ratios = [operator.truediv(*alike(row)) for row in rows]
     return all(close(ratios[0], other) for other in ratios) and (not positive or ratios[0].real > 0)
 
 
@@ -484,7 +454,7 @@ def solves(letter, formula, equation, strict=False):
         at = [value(tree, point, **{letter[1]: root + step}) for step in (0, *steps)]
         if None in at:
             return False
-        zero, *f = Sampled(point).alike(at)
+        zero, *f = alike(at)
         cross = (f[0] - f[2]) * (f[1] - f[3]) * (-1) * (-4), (f[1] - f[2]) * (f[0] - f[3]) * (-2) * (-3)
         if not close(zero + f[0], f[0]) or close(f[0], f[1]) or not close(*cross):
             return False

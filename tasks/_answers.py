@@ -12,17 +12,30 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tasks._algebra import (
-    Exact,
-    Undecided,
+    LOCK,
+    NO_VALUE,
+    Values,
     equal,
-    evaluate,
     leaves,
     names,
     parse,
     same_equation,
     same_inequality,
 )  # fmt: skip
-from tasks._latex import CLOSE, END, NUMBERS, OPEN, ROW, WORD, WORTH, same_unit, split_unit, tidy, words
+from tasks._latex import (
+    CLOSE,
+    END,
+    NUMBERS,
+    OPEN,
+    ROW,
+    WORD,
+    WORTH,
+    TooComplex,
+    same_unit,
+    split_unit,
+    tidy,
+    words,
+)  # fmt: skip
 from tasks._regions import same_region
 
 # Of a list or a matrix.
@@ -257,12 +270,20 @@ def _leaf(text):
     if not all(trees):
         return Node("text", squeeze(re.sub(r"\{(\w)\}", r"\1", value)), text)
     tree = ("/", *trees) if len(trees) == 2 else trees[0]
-    try:
-        return Node("number", (evaluate(tree, Exact()), percent, unit), text)
-    except Undecided:
+    if names(tree):
         return Node("formula", (tree, unit), text)
+    try:
+        with LOCK:
+            number = Values().evaluate(tree)
+    except TooComplex:
+        raise
     except ZeroDivisionError:
         return Node("text", value, text)
+    except NO_VALUE:
+        number = None
+    if isinstance(number, Fraction):
+        return Node("number", (number, percent, unit), text)
+    return Node("formula", (tree, unit), text)
 
 
 # ---------------------------------------------------------------- comparison

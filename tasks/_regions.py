@@ -7,15 +7,7 @@ whose sides differ by a polynomial of degree 2 at most, as in x^2 < 4 and |x - 1
 
 from fractions import Fraction
 
-from tasks._algebra import LOCK, NO_VALUE, Sampled, Undecided, close, evaluate, has_steps, is_real, leaves, mp
-
-
-class Line(Sampled):
-    """Real numbers, and the unknown at one of them."""
-
-    def call(self, name, arguments, unknown):
-        return super().call(name, arguments, False)
-
+from tasks._algebra import LOCK, NO_VALUE, Undecided, Values, close, has_steps, is_real, leaves, mp
 
 SPOTS = [*map(Fraction, (0, 1, -1))], [*map(Fraction, ("2.71", "-7.3", "19.4", "-123"))]
 
@@ -36,7 +28,7 @@ def same_region(gold, answer, unknown):
 
 def at(tree, unknown, x):
     """The real value of a tree where the unknown is x. Errors: Undecided, ArithmeticError."""
-    found = mp.convert(evaluate(tree, Line(0, {unknown: x, r"\infty": mp.inf})))
+    found = mp.convert(Values(0, {unknown: x, r"\infty": mp.inf}).evaluate(tree))
     if not is_real(found):
         raise Undecided
     return found.real
