@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from runfolder import UserError
+
 
 def gae(reward, value, mask, gamma: float, lam: float):
     """Generalised advantage (N,T) from token rewards, values of the states before the tokens, and the tokens'
@@ -42,11 +44,14 @@ def process_return(process, mask, G: int, gamma: float):
     return gae((process - others) * mask, torch.zeros_like(process), mask, gamma, 1.0)
 
 
+ROUNDING = 1e-8  # a variance below this share of the mean square says nothing in fp32
+
+
 class Aux:
     """A model with an optimizer of its own. `own` is what it trains and what a checkpoint holds."""
 
     def __init__(self, own: nn.Module, cfg):
-        self.own, self.skipped = own.train(), 0
+        self.own, self.skipped = own.eval(), 0  # as the policy: see tinyr1.update
         parameters, lr = own.parameters(), cfg.aux_lr or cfg.lr
         fused = next(own.parameters()).is_cuda
         self.optimizer = torch.optim.AdamW(
@@ -74,14 +79,26 @@ class Aux:
         self.own.load_state_dict(state["own"]), self.optimizer.load_state_dict(state["optimizer"])
 
 
+@torch.no_grad()
+def hidden_width(model) -> int:
+    """Width of the base model's last hidden states. Errors: UserError if it gives none."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    try:
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state.shape[-1]
+    except AttributeError as error:
+        raise UserError(
+            f"{model.config.model_type} has no base model whose hidden states a critic could read: choose an "
+            "--algo without a critic, or another model."
+        ) from error
+
+
 class Critic(Aux):
     """Values of states, for PPO: a linear head, 0 at first, on a copy of the policy's backbone; or, with
     `critic=head`, on the policy's own features, into which no gradient of it flows.
     """
 
     def __init__(self, model, cfg):
-        weight = model.get_output_embeddings().weight
-        self.head = nn.Linear(weight.shape[1], 1, device=weight.device, dtype=weight.dtype)
+        self.head = nn.Linear(hidden_width(model), 1, device=model.device, dtype=model.dtype)
         nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
         self.shared = cfg.critic == "head"
         self.backbone = model.base_model if self.shared else copy.deepcopy(model.base_model)
@@ -116,6 +133,9 @@ class Critic(Aux):
         spread = ret.var(correction=0).item() if len(ret) else 0.0
         if spread > 0:
             metrics["value"] = value.mean().item()
+        # equal rewards: what varies then is the rounding of sums of values
+        size = max(x.pow(2).mean().item() for x in (ret, batch.value[active])) if len(ret) else 0.0
+        if spread > ROUNDING * size:
             metrics["explained_variance"] = 1 - (ret - value).var(correction=0).item() / spread
         return metrics
 

@@ -6,17 +6,26 @@ import torch
 import torch.nn.functional as F
 
 FAST = ("qwen2", "qwen3", "llama")
+PLAIN = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList, torch.nn.SiLU)
 PACKS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def fast_path(model) -> bool:
-    """Whether `Decoder` reproduces this model exactly."""
+    """Whether `Decoder` reproduces this model exactly: it reads the weights of plain layers."""
     c = model.config
     rope = (getattr(c, "rope_parameters", None) or {}).get("rope_type", "default")
     dense = c.model_type in FAST and c.hidden_act == "silu" and not getattr(c, "use_sliding_window", False)
-    return (
-        dense and rope in ("default", "linear", "llama3", "yarn") and type(model.lm_head) is torch.nn.Linear
-    )
+    return dense and rope in ("default", "linear", "llama3", "yarn") and all(map(is_plain, model.modules()))
+
+
+def is_plain(module) -> bool:
+    """Whether a module is torch's or the library's own and computes what its weights say: an adapter, a
+    quantised layer, a parametrisation, a hook or a replaced forward pass would have to be asked.
+    """
+    kind = type(module)
+    known = kind in PLAIN or kind.__module__.startswith(("transformers.models.", "transformers.activations"))
+    replaced = "forward" in vars(module) and next(module.parameters(recurse=False), None) is not None
+    return known and not (module._forward_hooks or module._forward_pre_hooks or replaced)
 
 
 class Product:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from models import peak_gb
+from plots.intervals import wilson
 from plots.summary import show
 from runfolder import HERE, write_json
-from tasks import extract_answer
+from tasks import find_answer
 
 NO_CURVE = {
     "correct",
@@ -58,16 +59,26 @@ def summarise(records: list[dict]) -> dict:
 def evaluation(records: list[dict], k: int, equivalent=None) -> dict:
     """The figures of k samples of every problem, problem by problem: those of `summarise`; accuracy, which
     is pass@1 as the mean over all samples, with its interval; unbiased pass@j for j = 1, 2, 4, ... k; cons@k,
-    the chance that a majority of equivalent answers is right; n samples of so many problems.
+    the chance that a majority of equivalent answers is right; n samples of so many problems. Where answers
+    are not known (the task gives none, and the texts have none, or not all of the right ones have one), there
+    is neither cons@k nor no_answer_share.
     """
     right = np.array([r["correct"] for r in records]).reshape(-1, k)  # (problems,k)
-    answers = [r["answer"] if "answer" in r else extract_answer(r["completion"]) for r in records]
+    answers = [r["answer"] if "answer" in r else find_answer(r["completion"]) for r in records]
+    stated = [answer is not None for answer in answers]
+    known = any("answer" in r for r in records) or any(stated)
+    known = known and all(has for has, r in zip(stated, records) if r["correct"])
     m = summarise(records) | {"accuracy_ci": interval(right.mean(1)), "n": right.size, "problems": len(right)}
-    m["no_answer_share"] = float(np.mean([answer is None for answer in answers]))
+    if known:
+        m["no_answer_share"] = float(np.mean([answer is None for answer in answers]))
     for j in sorted({2**i for i in range(k.bit_length())} | {k}):
         m[f"pass@{j}"] = float(np.mean([pass_at_k(k, int(c), j) for c in right.sum(1)]))
-    votes = [majority(answers[i * k : (i + 1) * k], row.tolist(), equivalent) for i, row in enumerate(right)]
-    return m | {f"cons@{k}": float(np.mean(votes))}
+    if known:
+        votes = [
+            majority(answers[i * k : (i + 1) * k], row.tolist(), equivalent) for i, row in enumerate(right)
+        ]
+        m[f"cons@{k}"] = float(np.mean(votes))
+    return m
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -94,12 +105,37 @@ def majority(answers: list, correct: list[bool], equivalent=None) -> float:
 
 
 def interval(per_problem: np.ndarray, draws: int = 2000) -> list[float]:
-    """95 % bootstrap interval of the mean over problems; the resampling is seeded."""
+    """95 % bootstrap interval of the mean over problems; the resampling is seeded. Where all problems are
+    alike, such as all right or all wrong, it would have no width: Wilson's interval, a problem counting once
+    however many samples it has.
+    """
+    if np.ptp(per_problem) == 0:
+        return [*wilson(float(per_problem.sum()), len(per_problem))[1:]]
     picks = np.random.default_rng(0).integers(0, len(per_problem), (draws, len(per_problem)))
     return [float(x) for x in np.quantile(per_problem[picks].mean(1), (0.025, 0.975))]
 
 
 SUMMARY = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
+
+
+def remarks(rows: list[dict]) -> list[str]:
+    """What the closing lines must not hide, from a run's rows of metrics."""
+    steps = [row for row in rows if "reward_std" in row]
+    found = []
+    if failed := sum(row.get("verifier_error", 0.0) > 0 for row in steps):
+        share = np.mean([row.get("verifier_error", 0.0) for row in steps])
+        found.append(
+            f"verdicts failed in {failed} of {len(steps)} steps, {share:.1%} of them all: see `error` in "
+            "samples.jsonl"
+        )
+    if steps and all(row["dead_groups"] == 1 for row in steps):
+        found.append(
+            "in no step did the samples of a group differ in reward, so nothing was learned: check reward() "
+            "with `python -m tasks FILE`, or choose easier problems or a stronger model"
+        )
+    elif steps and not any(row["accuracy"] for row in steps):
+        found.append("no training sample was ever right")
+    return found
 
 
 def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
@@ -115,10 +151,14 @@ def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
     summary = {"base": base, "trained": after, "steps": steps, "peak_gb": peak_gb(cfg.device)}
     if after.get("attempts") is not None:
         record = (HERE / "minibase" if cfg.model == "minibase" else Path(cfg.model)) / "record.json"
-        longest = {k: max(r.get(k, 0) for r in trained) for k in ("attempts", "tokens")}
+        counts = {
+            k: [r[k] for r in trained if isinstance(r.get(k), numbers.Number)] for k in ("attempts", "tokens")
+        }
+        longest = {k: max(found) for k, found in counts.items()}
         summary["longest"] = {"trained": longest}
         if record.exists():
             summary["longest"]["pretraining"] = json.loads(record.read_text())["longest_search"]
+    summary["remarks"] = remarks(run.rows("metrics.jsonl"))
     write_json(run.path / "summary.json", summary)  # which tells the report that the run has finished
     draw = time.perf_counter()
     drawn = run.pictures.finish()
@@ -130,4 +170,6 @@ def finish(run, cfg, steps: int, clock: dict, trained: list[dict]) -> dict:
         f"{steps} steps in {clock['total'] / 60:.1f} minutes. Run folder: {run.path}; "
         f"the trained model: {run.path / 'final'}\n{drawn}"
     )
+    for remark in summary["remarks"]:
+        print(f"Note: {remark}.")
     return summary

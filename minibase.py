@@ -1,7 +1,7 @@
 """Make the miniature base model: a 1.1 M parameter Qwen2 that has read about Countdown and multiplication,
 and nothing else.
 
-    python minibase.py --out minibase --tokens 20e6                the model that ships with the repository
+    python minibase.py --out runs/base --tokens 20e6               the model that ships with the repository
     python minibase.py --out runs/base-guess --search_share 0      a base that only ever saw guessing
     python minibase.py --out runs/x --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6    from another
 
@@ -25,6 +25,8 @@ the partial products too. What is stated at once is noisy: 23*47 nearly always (
 time (partial_noise), 20*40 never. No document holds a problem of the test split (`tasks.held_out`).
 """
 
+import cpu  # isort: skip
+
 import argparse
 import itertools
 import json
@@ -41,7 +43,7 @@ from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from models import load_model, pick_precision
-from rollout import generate, keep_memory
+from rollout import generate
 from runfolder import environment
 from tasks import countdown, held_out, multiplication
 
@@ -341,6 +343,7 @@ def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr
         bar.n = 100 * progress
         bar.set_postfix_str(
             f"loss {total:.3f}, {seen / 1e6:.1f} M tokens, {seen / (time.time() - start):.0f}/s"
+            + (", the machine is busy" if cpu.watch.busy else "")
         )
     bar.close()
     last = losses[-50:]
@@ -359,7 +362,7 @@ def measure(folder: Path, corpus: Corpus) -> dict:
         model=str(folder), task_args=["numbers=3", f"high={corpus.high}", "wording=short"], precision="fp32"
     )
     model, tokenizer = load_model(str(folder), torch.device("cpu"))
-    held = list(tinyr1.problems(countdown, "test", cfg, tokenizer))
+    held = list(tinyr1.Problems(countdown, "test", cfg, tokenizer))
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 4, cfg)
     figures = {"countdown": {k: v for k, v in metrics.items() if not k.startswith("tokens_")}}
 
@@ -399,6 +402,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model to (Hugging Face format)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the model that --out holds")
     parser.add_argument("--start", help="folder of a miniature to go on from, instead of random weights")
     parser.add_argument("--minutes", type=float, default=20, help="time of the training")
     parser.add_argument(
@@ -417,9 +421,11 @@ def main() -> None:
         parser.error(f"--{wrong[0]} {shares[wrong[0]]} must lie in 0..1")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out} is a file")
+    if (args.out / "config.json").exists() and not args.overwrite:
+        parser.error(f"--out {args.out} holds a model: give another folder, or --overwrite to replace it")
     args.out.mkdir(parents=True, exist_ok=True)
 
-    keep_memory()
+    cpu.prepare()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
     model = load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer)

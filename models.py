@@ -1,15 +1,23 @@
 """Device, precision, and a model with its tokenizer, with errors that say what to do."""
 
+import functools
 import math
+import re
 import time
+import unicodedata
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from torch.utils.checkpoint import checkpoint as recompute
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+import rollout
 import tasks
+from policy import own_logp, random_ids, rounding
 from runfolder import HERE, UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -69,6 +77,7 @@ def attention_fp32(module, q, k, v, mask, **options):
 
 
 AttentionInterface.register("sdpa_fp32", attention_fp32)
+AttentionMaskInterface.register("sdpa_fp32", sdpa_mask)  # without it there would be no mask at all
 
 
 def pick_attention(model, precision: str) -> None:
@@ -77,9 +86,6 @@ def pick_attention(model, precision: str) -> None:
     """
     if model.device.type == "cpu" and precision == "bf16" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("sdpa_fp32")
-
-
-LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # Gemma 2, Cohere, Granite
 
 
 def check_memory(source: str, config, device: torch.device, bytes_per_parameter: int) -> None:
@@ -91,6 +97,46 @@ def check_memory(source: str, config, device: torch.device, bytes_per_parameter:
         raise UserError(
             f"{source} has {count / 1e9:.2f} B parameters and needs {needed / 1e9:.0f} GB "
             f"before activations; {free / 1e9:.0f} GB of this GPU are free. Choose a smaller model."
+        )
+
+
+def recompute_layers(model) -> None:
+    """Gradient checkpointing in evaluation mode, in which we train and transformers' own does nothing."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(
+            f"--gradient_checkpointing True: {model.config.model_type} has no layers that can be recomputed. "
+            "Leave it out and lower --micro_tokens."
+        )
+    for layer in layers:
+        layer.forward = functools.partial(recompute, layer.forward, use_reentrant=False)
+
+
+def check_policy(model, source: str, token_logp) -> None:
+    """UserError unless what samples and what is trained are the model: its own log-probabilities of a few
+    random rows, each alone, are those of the sampler and those that the trainer's `token_logp` gives them
+    padded beside each other, with gradients on.
+    """
+    model.eval()
+    try:
+        rollout.sampling_path(model)
+        prompt_len, length = torch.tensor([[2, 3], [3, 8]], device=model.device)
+        unknown = torch.zeros(2, 10, device=model.device)
+        roll = rollout.Rollout(random_ids(model, 2, 11), prompt_len, length, unknown, length > 0)
+        expected, spread = own_logp(model, roll)
+        with torch.enable_grad():
+            logp = token_logp(model, roll.ids, roll.mask, 1.0)[0].detach()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's own code raises on inputs that it does not take
+        reason = " ".join(str(error).split())[:600]
+        raise UserError(f"{source} cannot be trained: {reason or type(error).__name__}.") from error
+    gap = (logp - expected).abs().max().item()
+    if not gap <= rounding(model) * spread:
+        raise UserError(
+            f"{source} cannot be trained: beside a longer row, its log-probabilities differ by {gap:.2g} "
+            "nats from those of the row alone, so that padding would change the gradient. Choose a causal "
+            "language model."
         )
 
 
@@ -129,9 +175,6 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
     where = str(path) if path.is_dir() else source
     try:
         config = transformers.AutoConfig.from_pretrained(where)
-        for name, value in vars(config).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(config, name, 0.0)  # the policy that is trained must be the one that sampled
         tokenizer = AutoTokenizer.from_pretrained(where)
         if device.type == "cuda":
             check_memory(source, config, device, bytes_per_parameter)
@@ -147,17 +190,12 @@ def load_model(source: str, device: torch.device, bytes_per_parameter: int = 6):
         )
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"Could not load the model {source}: {message}.{hint}") from error
-    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in LOGIT_CHANGES):
-        raise UserError(
-            f"{source} changes its logits after the output projection ({', '.join(LOGIT_CHANGES)}), which "
-            "the loss does not know about yet. Choose another model."
-        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of {source} has no EOS token, so no response could end: set eos_token in "
             "tokenizer_config.json."
         )
-    return model.to(device), tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def stop_ids(model, tokenizer, template: str) -> list[int]:
@@ -170,16 +208,52 @@ def stop_ids(model, tokenizer, template: str) -> list[int]:
         ids |= set(eos) if isinstance(eos, list) else {eos}
     if template == "chat":
         turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ANSWER"}]
-        after = tokenizer.apply_chat_template(turn, tokenize=False).rsplit("ANSWER", 1)[-1]
-        ids |= set(tokenizer(after.strip(), add_special_tokens=False).input_ids[:1]) & set(
-            tokenizer.all_special_ids
-        )
+        _, answer, after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition("ANSWER")
+        after = after.strip() if answer else ""
+        known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # the first has only named ones
+        ids |= known.intersection(tokenizer(after, add_special_tokens=False).input_ids[:1])
     return sorted(ids - {None})
 
 
-def check_tokenizer(model, tokenizer, template: str) -> None:
-    """UserError if the template, or the tags that verifiers look for, become unknown tokens, or if the model
-    could not choose a token that ends a response.
+def pad_id(model, tokenizer) -> int:
+    """The padding token, or 0 where the model has no row for it; nothing reads what stands there."""
+    pad, rows = tokenizer.pad_token_id, model.get_input_embeddings().weight.shape[0]
+    return pad if pad is not None and pad < rows else 0
+
+
+def prompt_ids(tokenizer, prompt: str, template: str) -> list[int]:
+    """Token ids of a prompt, with the tokens that the tokenizer puts before a text (unless the template is a
+    chat's, which has them), but without those that it puts after one: an EOS would end the response there.
+    """
+    bare = tokenizer(prompt, add_special_tokens=False).input_ids
+    if template == "chat":
+        return bare
+    ids = tokenizer(prompt, add_special_tokens=True).input_ids
+    for end in range(len(ids), len(bare) - 1, -1):
+        if ids[end - len(bare) : end] == bare:
+            return ids[:end]
+    return ids
+
+
+# A response needs all of this, and its reward reads it.
+FIXED = "Make 24 from 3, 8:\n\n  (3*8) - 0 = 24 + 1/2\n<think>a  b</think>\n <answer>0123456789</answer>\n"
+LETTERS = "é≤数π🙂"
+
+
+def comparable(text: str, tokenizer) -> str:
+    """The text without what a tokenizer may change: case, the composition of letters, a space at the start,
+    and white space beside a special token.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = [re.escape(t.content) for t in added if t.special or t.lstrip or t.rstrip]
+    text = re.sub(rf"\s*({'|'.join(special)})\s*", r"\1", text) if special else text
+    return unicodedata.normalize("NFKC", text).casefold().lstrip()
+
+
+def check_tokenizer(model, tokenizer, template: str, prompts=()) -> None:
+    """UserError if the template, or the tags that verifiers look for, become unknown tokens, if the model
+    could not choose a token that ends a response, or if a fixed text or one of the task's prompts (Problem)
+    does not come back as it was or has tokens that the model does not know.
     """
     text = tasks.render(template, "", tokenizer) + "<think> </think> <answer> </answer>"
     ids = tokenizer(text).input_ids
@@ -188,10 +262,36 @@ def check_tokenizer(model, tokenizer, template: str) -> None:
             f"The tokenizer has no tokens for some of the template {template!r} and the tags <think> and "
             f"<answer>: they come back as {tokenizer.decode(ids)[:200]!r}. Choose another --template."
         )
-    rows = model.get_output_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().weight.shape[0]
     ends = stop_ids(model, tokenizer, template)
     if min(ends) >= rows:
         raise UserError(
             f"No response could end: the EOS tokens are {ends}, and the model chooses among {rows} tokens. "
             "Model and tokenizer do not belong together."
+        )
+    bare = tokenizer(FIXED, add_special_tokens=False).input_ids
+    for text, ids in [(FIXED, bare), *((p.prompt, p.ids) for p in prompts)]:
+        check_round_trip(tokenizer, text, ids, rows)
+    unknown = {*LETTERS, *(tokenizer.unk_token or ""), " "}
+    letters = tokenizer.decode(tokenizer(LETTERS, add_special_tokens=False).input_ids)
+    if not unknown.issuperset(unicodedata.normalize("NFC", letters)):
+        raise UserError(
+            f"The tokenizer turns {LETTERS!r} into {letters!r}: its kind (tokenizer_class in "
+            "tokenizer_config.json) does not fit its vocabulary."
+        )
+
+
+def check_round_trip(tokenizer, text: str, ids: list[int], rows: int) -> None:
+    """UserError unless these ids of a text are among the embedding's rows and come back as the text."""
+    if ids and max(ids) >= rows:
+        raise UserError(
+            f"The tokenizer turns a prompt into the token {max(ids)}, but the model's embedding has only "
+            f"{rows} rows: model and tokenizer do not belong together."
+        )
+    back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if not comparable(back, tokenizer).endswith(comparable(text, tokenizer)):
+        raise UserError(
+            f"The tokenizer does not give a text back: {text[-200:]!r} comes back as {back[-200:]!r}. Check "
+            "tokenizer_class in tokenizer_config.json (a byte-level vocabulary labelled LlamaTokenizerFast "
+            "loses spaces and line ends), or choose another model."
         )

@@ -12,7 +12,6 @@ same seed gives the same samples whatever the number of slots (up to rounding in
 """
 
 import bisect
-import math
 import os
 from dataclasses import dataclass
 
@@ -20,6 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from decoder import Decoder, fast_path
+from generic import decode_generic
+from policy import evaluating, own_logp, position_limit, random_ids, rounding
 
 BLOCK = 16  # attention reads the cache up to a multiple of it: few distinct shapes
 SHRINK = 0.75  # slots are moved together when fewer than this share is busy
@@ -71,24 +72,6 @@ def join(parts: list[Rollout]) -> Rollout:
         torch.cat([getattr(part, name) for part in parts]) for name in ("prompt_len", "length", "finished")
     )
     return Rollout(ids, prompt_len, length, logp, finished, sum(part.steps for part in parts))
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep freed memory: on some machines returning every large temporary to the kernel
-    halves the speed.
-    """
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # not Linux, or not glibc
-        return
-    for parameter, value in (
-        (-3, 1 << 30),
-        (-1, (1 << 31) - 1),
-        (-2, 1 << 27),
-    ):  # mmap and trim thresholds, top padding
-        mallopt(parameter, value)
 
 
 # ---------------------------------------------------------------- random numbers, one stream a sample
@@ -146,16 +129,13 @@ def slots_that_fit(model, length: int, dtype: torch.dtype, device: torch.device)
     """How many key-value caches of `length` tokens fit: a quarter of a CPU's memory (of all of it, so that
     a resumed run samples in the same batches), or 80 % of what is free on a GPU.
     """
-    c = model.config
-    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    row = (
-        2
-        * c.num_hidden_layers
-        * length
-        * getattr(c, "num_key_value_heads", c.num_attention_heads)
-        * dim
-        * dtype.itemsize
-    )
+    c = model.config.get_text_config()
+    try:
+        heads = getattr(c, "num_key_value_heads", c.num_attention_heads)
+        width = heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # no attention, or layers that differ
+        width = c.hidden_size
+    row = 2 * c.num_hidden_layers * length * width * dtype.itemsize
     if device.type == "cuda":
         weights = sum(p.numel() for p in model.parameters()) * dtype.itemsize
         torch.cuda.empty_cache()  # what training has left in the allocator's cache is free as well
@@ -320,41 +300,62 @@ def _decode_fast(model, samples: Samples, slots: int, dtype: torch.dtype) -> int
         steps += every
 
 
-# ---------------------------------------------------------------- the generic path
+# ---------------------------------------------------------------- which path
+
+# The ways of sampling, fastest first; all but the first are (padded, cached) of the generic path.
+PATHS = {"fast": None, "padded": (True, True), "equal": (False, True), "whole": (False, False)}
+SLOWER = {
+    "padded": "takes the generic, slower path (its own forward pass)",
+    "equal": "takes the generic, slower path, prompts of one length at a time (padding would change it)",
+    "whole": "takes the slowest path: without a usable cache, every token computes its whole row again",
+}
 
 
-def _decode_generic(model, samples: Samples, slots: int, dtype: torch.dtype) -> int:
-    """The same for whatever Hugging Face can run, with the model's own forward pass and cache: left-padded,
-    `slots` samples at a time, of which the ended ones leave.
+def decode_by(model, samples: Samples, slots: int, dtype: torch.dtype, path: str) -> int:
+    """Decode all samples on this path, and return the number of steps."""
+    if path == "fast":
+        return _decode_fast(model, samples, slots, dtype)
+    return decode_generic(model, samples, slots, *PATHS[path])
+
+
+def probe(model, path: str) -> Rollout:
+    """A few samples of random prompts of two lengths, which end at different steps."""
+    ids = random_ids(model, 10).tolist()
+    choose = (1.0, 1.0, 0)
+    samples = Samples([ids[:3], ids[3:]], 2, [2, 5, 3, 4], (), (), None, 0, choose, 0, model.device)
+    steps = decode_by(model, samples, samples.N, model.dtype, path)
+    return samples.rollout(steps)
+
+
+def sampling_path(model) -> str:
+    """The first of PATHS that samples from this model: a few samples' log-probabilities are those of its own
+    forward pass over each row alone. Found once a model. Errors: ValueError if there is none.
     """
-    steps = 0
-    for start in range(0, samples.N, slots):
-        rows = samples.index[start : min(samples.N, start + slots)]
-        first = start // samples.G
-        chunk = samples.prompts[first : int(rows[-1]) // samples.G + 1]
-        width = max(map(len, chunk))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in chunk], device=model.device)  # (m,P)
-        attend = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chunk], device=model.device)
-        position = (attend.cumsum(-1) - 1).clamp_(min=0)
-        result = model(input_ids=ids, attention_mask=attend, position_ids=position, use_cache=True)
-        cache, group = result.past_key_values, rows // samples.G - first
-        cache.batch_select_indices(group)
-        logits, attend, position = result.logits[group, -1], attend[group], position[group, -1:]
-        while True:
-            token, live = samples.settle(rows, logits)
-            if samples.stop and steps % samples.every == 0:
-                live &= ~samples.stopped(rows)
-            live = torch.nonzero(live)[:, 0]
-            if not len(live):
-                break
-            if len(live) < len(rows):
-                cache.batch_select_indices(live)
-                rows, attend, position, token = rows[live], attend[live], position[live], token[live]
-            attend, position = torch.cat((attend, attend.new_ones(len(rows), 1)), 1), position + 1
-            inputs = {"input_ids": token[:, None], "attention_mask": attend, "position_ids": position}
-            result = model(**inputs, past_key_values=cache, use_cache=True)
-            cache, logits, steps = result.past_key_values, result.logits[:, -1], steps + 1
-    return steps
+    known = getattr(model, "_sampling_path", None)
+    if known and (known != "fast" or fast_path(model)):  # an adapter may have been added since
+        return known
+    failures = []
+    for path in PATHS:
+        if path == "fast" and not fast_path(model):
+            continue
+        try:
+            with torch.inference_mode():
+                roll = probe(model, path)
+            expected, spread = own_logp(model, roll)
+            gap = (roll.logp - expected).abs().max().item()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model's own code raises on inputs that it does not take
+            failures.append(f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
+            continue
+        if gap <= rounding(model) * spread:
+            model._sampling_path = path
+            return path
+        failures.append(f"{path}: off by {gap:.2g} nats")
+    raise ValueError(
+        f"no way of sampling from {model.config.model_type} gives the log-probabilities of its own forward "
+        f"pass over a row alone ({'; '.join(failures)}). Choose another model"
+    )
 
 
 # ---------------------------------------------------------------- the interface
@@ -369,19 +370,31 @@ def announce(line: str) -> None:
         print(f"rollout: {line}")
 
 
+def longest_prompt(model, max_new_tokens: int) -> float:
+    """Tokens that a prompt may have, so that a response of max_new_tokens fits into the model's positions."""
+    return position_limit(model) - max_new_tokens
+
+
 def _check(model, prompts, most: int) -> int:
     """Tokens of the longest prompt with its response. Errors: ValueError if it does not fit."""
     if not prompts or not all(prompts):
         raise ValueError(
             "generate() was given no prompt or an empty one: every prompt needs at least one token"
         )
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    if (width := max(map(len, prompts)) + most) > limit:
+    longest = max(map(len, prompts))
+    if longest > (room := longest_prompt(model, most)):
         raise ValueError(
-            f"the longest prompt has {width - most} tokens and max_new_tokens is {most}, but the model "
-            f"knows only {limit} positions: lower --max_new_tokens"
+            f"the longest prompt has {longest} tokens and max_new_tokens is {most}, but the model "
+            f"knows only {room + most} positions (or encodes all of them differently beyond that): lower "
+            "--max_new_tokens"
         )
-    return width
+    rows = model.get_input_embeddings().weight.shape[0]
+    if (largest := max(map(max, prompts))) >= rows:
+        raise ValueError(
+            f"a prompt has the token {largest}, but the model's embedding has only {rows} rows: model and "
+            "tokenizer do not belong together"
+        )
+    return longest + most
 
 
 @torch.no_grad()
@@ -416,25 +429,24 @@ def generate(
     choose = (temperature, top_p, top_k)
     samples = Samples(prompts, G, max_new_tokens, eos_ids, stop, decode, pad_id, choose, seed, device)
     width = _check(model, prompts, samples.most)
-    run = _decode_fast if fast_path(model) else _decode_generic
-    if run is _decode_generic:
-        announce(f"{model.config.model_type} takes the generic, slower path (its own forward pass)")
+    with evaluating(model):
+        path = sampling_path(model)
+    if path != "fast":
+        announce(f"{model.config.model_type} {SLOWER[path]}")
     slots = min(samples.N, slots or slots_that_fit(model, width, dtype, device))
     if slots < samples.N:
         announce(f"{slots} samples of up to {width} tokens at a time (slots, or memory, for no more)")
-    mixed = run is _decode_generic and dtype != torch.float32
-    training = model.training
-    model.eval()
+    mixed = path != "fast" and dtype != torch.float32
     while True:
         samples.length.zero_()
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=mixed):
+        autocast = torch.autocast(device.type, dtype, enabled=mixed)
+        with evaluating(model), torch.inference_mode(), autocast:
             try:
-                steps = run(model, samples, slots, dtype)
+                steps = decode_by(model, samples, slots, dtype, path)
                 break
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if slots == 1 or "memory" not in str(error):
                     raise
         slots = -(-slots // 2)  # a sample is the same however many stand beside it
         print(f"rollout: out of memory, so the samples are decoded anew, {slots} at a time")
-    model.train(training)
     return samples.rollout(steps)

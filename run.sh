@@ -6,7 +6,7 @@
 # bash run.sh test                          run the tests
 #
 # preset         needs               what it is
-# mini           2 processor cores   the miniature on Countdown: no GPU, no download, minutes
+# mini           2 cores, 6 GB RAM   the miniature on Countdown: no GPU, no download, minutes
 # mini-dip       2 processor cores   mini from a base that also writes code (made by you: it says how)
 # mini-multiply  2 processor cores   the same base on multiplication
 # smollm2        2 processor cores   a real model of 135 M parameters on the multiplication tables (see commands/make_smollm2.py)
@@ -14,7 +14,8 @@
 # 1.5b           GPU with 44 GB      Qwen2.5-1.5B
 # 3b             GPU with 78 GB      Qwen2.5-3B, TinyZero's showpiece
 #
-# `bash run.sh mini --help` lists every knob. What it needs is installed into .venv, once, unless the python at hand has it.
+# `bash run.sh mini --help` lists every knob with that preset's values. A preset for a GPU runs without one if you add
+# --device cpu. What it needs is installed into .venv, once, unless the python at hand has it.
 # TORCH=cpu or TORCH=cuda chooses torch's build; without it Linux machines with an NVIDIA GPU get CUDA's.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -80,8 +81,14 @@ test)
     shift
     prepare "$here/requirements-dev.txt"
     cd "$here"
-    "$python" -m ruff check .
-    "$python" -m ruff format --check .
+    # the repository's files, not a scratch file beside them; all where this is no git repository
+    sources=()
+    while IFS= read -r file; do
+        if [ -f "$file" ]; then sources+=("$file"); fi
+    done < <(git ls-files '*.py' 2>/dev/null)
+    if [ "${#sources[@]}" = 0 ]; then sources=(.); fi
+    "$python" -m ruff check "${sources[@]}"
+    "$python" -m ruff format --check "${sources[@]}"
     exec "$python" -m pytest -q "$@"
     ;;
 "" | --*)

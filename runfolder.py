@@ -4,43 +4,67 @@ reinforcement learning.
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
 import transformers
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
+from digests import HERE, digest, model_files, model_folder, task_files
+from tasks import read_jsonl
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 class UserError(Exception):
     """Something the person at the terminal can mend; the message is one paragraph that says how."""
 
 
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+# of what trains: a task's files have a digest of their own
+TRAINER = ("*.py", ":!tests", ":!plots", ":!commands", ":!tasks")
+
+
 def environment() -> dict:
-    """Versions, processor and commit that a result depends on."""
+    """Versions, processor and commit that a result depends on; a digest of what the trainer has that was not
+    committed ("": nothing; None: not known).
+    """
 
     def git(*command):
         try:
-            result = subprocess.run(["git", "-C", str(HERE), *command], capture_output=True, text=True)
+            command = ["git", "-C", str(HERE), *command]
+            result = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError:  # no git
             return None
         return result.stdout.strip() if result.returncode == 0 else None
 
+    changes = git("diff", "--no-ext-diff", "--no-color", "HEAD", "--", *TRAINER)
+    if changes:
+        changes = blake2b(changes.encode(), digest_size=6).hexdigest()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(), "torch": torch.__version__,
         "transformers": transformers.__version__,
         "commit": git("rev-parse", "--verify", "-q", "HEAD"),
         "changed": git("status", "--porcelain", "--untracked-files=no", "--", "*.py"),
+        "changes_digest": changes,
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
     }  # fmt: skip
 
@@ -58,20 +82,154 @@ def write_atomically(path: Path, write) -> None:
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         aside.unlink(missing_ok=True)
         raise UserError(
-            f"Could not write {path}: {error}. What was there before is untouched: make room and run the "
-            "same command."
+            f"Could not write {path}: {one_line(error)}. What was there before is untouched: make room and "
+            "run the same command."
         ) from error
     os.replace(aside, path)
 
 
+def to_json(value, **options) -> str:
+    """JSON of a value; NaN and infinities, which JSON does not have, become null."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(without_nan(value), default=str, allow_nan=False, **options)
+
+
+def without_nan(value):
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(part) for part in value]
+    return value
+
+
 def write_json(path: Path, value) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
+    write_atomically(path, lambda file: file.write(to_json(value, indent=1).encode() + b"\n"))
 
 
 def differing(saved: dict, now: dict, free) -> list[str]:
     """The settings in which a run that is to go on is not the one that was saved, but for the `free` ones."""
     return [name for name, value in now.items() if name not in free and saved.get(name) != value]
 
+
+DIGESTS = {  # key of `environment` -> what has changed where it differs
+    "model_digest": "the base model",
+    "task_digest": "the task (its code, or a file that its options name)",
+    "changes_digest": "the uncommitted changes of the trainer",
+}
+
+
+def provenance(cfg) -> dict:
+    """environment(), with digests of the base model and of the task of a run; None where unknown."""
+    found = {"model_digest": digest(model_files(cfg.model))}
+    return environment() | found | {"task_digest": digest(task_files(cfg.task, cfg.task_args))}
+
+
+def changed_digests(saved: dict, now: dict) -> list[str]:
+    """The keys of DIGESTS that are known of both environments and differ."""
+    return [name for name in DIGESTS if None not in (old := saved.get(name), now[name]) and old != now[name]]
+
+
+# ---------------------------------------------------------------- whose folder it is
+
+LOCK = ".lock"
+locks = {}  # folder -> its open lock file
+
+
+def lock(folder: Path) -> None:
+    """Make this process the only one that writes into the folder, until release_locks() or its end, whatever
+    ends it. Errors: UserError if another one does.
+    """
+    folder = folder.resolve()
+    if folder in locks:
+        return
+    file = open(folder / LOCK, "a+")
+    try:
+        if fcntl is None:
+            raise OSError("this system has no flock")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise UserError(
+            f"{folder} is in use by another process ({owner or 'id not known'}). Wait for it or stop it, or "
+            "give --name ANOTHER."
+        ) from error
+    except OSError as error:
+        print(f"{folder} cannot be locked ({error}): let no second process write into it.")
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    locks[folder] = file
+
+
+def release_locks() -> None:
+    while locks:
+        locks.popitem()[1].close()
+
+
+# ---------------------------------------------------------------- a model as a folder
+
+
+def write_model(model, tokenizer, folder: Path, **options) -> None:
+    """Both in Hugging Face format, written beside `folder` and renamed onto it: what stood there is replaced
+    by a whole model, or stays.
+    """
+    aside, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    for rest in (aside, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    try:
+        model.save_pretrained(aside, **options)
+        tokenizer.save_pretrained(aside)
+        for path in aside.rglob("*"):
+            if path.is_file():
+                with open(path, "r+b") as file:
+                    os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # on a full disk it takes the room
+        raise
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def mend_generation_config(model) -> None:
+    """transformers refuses to save a generation configuration that contradicts itself, such as a temperature
+    beside do_sample=False. Nothing here reads more of it than the special tokens: keep those alone.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = type(config)(**{name: getattr(config, name) for name in kept})
+        print(
+            f"The model's generation_config.json contradicts itself ({one_line(error)[:200]} ...): what is "
+            "trained from it keeps only the special tokens of it."
+        )
+
+
+def check_export(model, tokenizer) -> None:
+    """Try the export before the first step: all of it but the weights. Errors: UserError."""
+    mend_generation_config(model)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(model, tokenizer, Path(folder) / "final", state_dict={})
+    except Exception as error:  # whatever a configuration or a tokenizer makes transformers raise
+        raise UserError(
+            f"This model could not be saved after training ({type(error).__name__}: {one_line(error)}). Mend "
+            "its configuration or its tokenizer, or choose another model."
+        ) from error
+
+
+# ---------------------------------------------------------------- the run folder
 
 LOW_PRIORITY = 19  # of what refreshes the report while training goes on: it takes what training leaves
 LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
@@ -84,24 +242,28 @@ class Run:
     """
 
     def __init__(self, cfg):
-        """Checks only; `begin` writes. Errors: UserError if the folder is taken or cannot be written."""
+        """Checks only; `begin` writes. Errors: UserError if the folder is taken, in use, or cannot be
+        written.
+        """
         self.path = Path(cfg.out) / cfg.name
         self.checkpoint = self.path / "checkpoint" / "state.pt"
         self.pictures = Pictures(self.path)
+        self.saved = {}  # config.json of a run that is resumed
+        self.new = not self.path.exists()
         try:
-            taken = self.path.exists() and any(self.path.iterdir())
+            taken = not self.new and any(path.name != LOCK for path in self.path.iterdir())
             ours = taken and (self.path / "metrics.jsonl").exists() or (self.path / "checkpoint").is_dir()
             if taken and not ours:
                 raise UserError(
                     f"{self.path} is a folder with other things in it. Give another --name or --out."
                 )
-            self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
-            new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".writable").touch()
             (self.path / ".writable").unlink()
-            if new:
+            if self.new:
                 self.path.rmdir()  # a start that is refused later leaves nothing behind
+            else:
+                lock(self.path)
         except OSError as error:
             raise UserError(
                 f"Cannot write the run folder {self.path}: {error}. Choose another place with --out FOLDER."
@@ -111,23 +273,62 @@ class Run:
                 f"{self.path} holds a finished run. Give --name ANOTHER for a new one, or --overwrite to "
                 f"delete it. To see it again: python plots/summary.py {self.path}"
             )
+        self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
+        if cfg.overwrite and not self.new:
+            self.check_not_needed(cfg)
         if not self.fresh:
             self.check_same(cfg)
 
-    def begin(self, cfg) -> dict | None:
-        """Start or go on, once all else is known to be good; returns the checkpoint, None for a new run."""
-        if self.fresh and (self.path / "config.json").exists():
-            shutil.rmtree(self.path)
+    def begin(self, cfg, about: dict) -> dict | None:
+        """Start or go on, once all else is known to be good; returns the checkpoint, None for a new run.
+        `about` goes into config.json. Errors: UserError.
+        """
+        now, saved = provenance(cfg), self.saved.get("environment", {})
+        if changed := changed_digests(saved, now):
+            what = "; ".join(f"{DIGESTS[name]} was {saved[name]}, is {now[name]}" for name in changed)
+            raise UserError(
+                f"{self.path} holds an unfinished run, and since it began there has been a change: {what}. "
+                "Change it back, or give --name ANOTHER for a new run, or --overwrite to delete this one. To "
+                f"resume with the change, write null for {' and '.join(changed)} in "
+                f"{self.path / 'config.json'}."
+            )
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        content = {"config": asdict(cfg), "environment": environment(), "argv": sys.argv[1:]}
+        lock(self.path)
+        if self.new and (self.path / "config.json").exists():
+            raise UserError(f"Another process has begun a run in {self.path}. Give --name ANOTHER.")
+        if cfg.overwrite:
+            self.clear()
+        content = {"config": asdict(cfg), "environment": now, "argv": sys.argv[1:]} | about
+        if saved and saved != now:
+            content["earlier_environments"] = [*self.saved.get("earlier_environments", []), saved]
         write_json(self.path / "config.json", content)
         return self.load()
+
+    def clear(self) -> None:
+        """Delete what the folder holds, but for the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        self.checkpoint.parent.mkdir()
+
+    def check_not_needed(self, cfg) -> None:
+        """--overwrite must not delete the model or the task that the new run is made of."""
+        files = [model_folder(cfg.model), *model_files(cfg.model), *task_files(cfg.task, cfg.task_args)]
+        folder = self.path.resolve()
+        needed = [path for path in files if path.resolve().is_relative_to(folder)]
+        if needed:
+            raise UserError(
+                f"--overwrite would delete {needed[0]}, which the new run needs. Give --name ANOTHER."
+            )
 
     def check_same(self, cfg) -> None:
         """A resumed run must be the same run; `auto` knobs were settled when it began."""
         try:
-            saved = json.loads((self.path / "config.json").read_text())["config"]
-        except (ValueError, KeyError) as error:
+            self.saved = json.loads((self.path / "config.json").read_text())
+            saved = self.saved["config"]
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path / 'config.json'} is corrupt ({error}): start again with --overwrite."
             ) from error
@@ -145,7 +346,7 @@ class Run:
     def log(self, file: str, rows: list[dict]) -> None:
         try:
             with open(self.path / file, "a") as f:
-                f.write("".join(json.dumps(row, default=str) + "\n" for row in rows))
+                f.write("".join(to_json(row) + "\n" for row in rows))
                 f.flush()
                 os.fsync(f.fileno())  # a checkpoint relies on what stands here
         except OSError as error:
@@ -156,17 +357,17 @@ class Run:
     def export(self, model, tokenizer) -> None:
         """final/: the model in Hugging Face format. Errors: UserError, the checkpoint stays."""
         try:
-            model.save_pretrained(self.path / "final")
-            tokenizer.save_pretrained(self.path / "final")
-        except (OSError, RuntimeError) as error:
+            write_model(model, tokenizer, self.path / "final")
+        except Exception as error:  # OSError of a full disk, and whatever transformers raises
             raise UserError(
-                f"Could not write {self.path / 'final'}: {error}. The checkpoint is whole: make room and run "
-                "the same command."
+                f"Could not write {self.path / 'final'}: {type(error).__name__}: {one_line(error)}. The "
+                "checkpoint is whole, and eval and play take it. When the cause is mended, the same command "
+                "exports without training again."
             ) from error
 
     def rows(self, file: str) -> list[dict]:
         path = self.path / file
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_jsonl(path) if path.exists() else []
 
     def save(self, state: dict) -> None:
         """Replace the checkpoint by `state` and the present sizes of the logs."""

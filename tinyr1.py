@@ -17,10 +17,11 @@ Shapes: B prompts a step, G samples a prompt, N = B*G rows, L padded length, T =
 (N,T) tensor speaks of the token ids[:, t+1]; the off-by-one happens once, in `token_logp`.
 """
 
+import cpu  # isort: skip
+
 import collections
 import difflib
 import importlib
-import inspect
 import itertools
 import math
 import sys
@@ -37,8 +38,21 @@ import rollout
 import tasks
 from critic import Critic, ImplicitPRM, gae
 from metrics import evaluation, finish, sample_records, summarise
-from models import check_tokenizer, load_model, pick_attention, pick_device, pick_precision, stop_ids
-from runfolder import HERE, Clock, Interrupt, Run, UserError
+from models import (
+    check_policy,
+    check_tokenizer,
+    load_model,
+    pad_id,
+    pick_attention,
+    pick_device,
+    pick_precision,
+    recompute_layers,
+    stop_ids,
+)
+from policy import states_and_head
+from problems import Problem, Problems, check_splits, held_out, pose  # noqa: F401  (commands import them from here)
+from runfolder import HERE, Clock, Interrupt, Run, UserError, check_export, release_locks
+from scoring import CONTROLS, check_some_succeeded, score
 
 # ---------------------------------------------------------------- configuration
 
@@ -102,6 +116,7 @@ class Config:
     aux_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
     aux_warmup: int = knob(0, "steps at the start in which that model learns alone")
     reward_mode: str = knob("task", "whose rewards train: the task's, or a control's")
+    verdict_seconds: float = knob(60.0, "a verdict that takes longer counts as failed")
     # optimization
     steps: int = knob(60, "training steps")
     token_budget: int = knob(0, "end once so many tokens were sampled, if before --steps; 0: no budget")
@@ -209,57 +224,6 @@ def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
     return knobs.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
 
 
-# ---------------------------------------------------------------- problems
-
-
-@dataclass
-class Problem:
-    """A task's example with its prompt."""
-
-    example: dict
-    prompt: str
-    ids: list[int]
-
-
-def pose(task, example: dict, cfg: Config, tokenizer) -> Problem:
-    prompt = tasks.render(cfg.template, task.question(example), tokenizer)
-    return Problem(example, prompt, tokenizer(prompt, add_special_tokens=cfg.template != "chat").input_ids)
-
-
-def problems(task, split: str, cfg: Config, tokenizer):
-    """Iterator of Problem; train starts again when a finite source is used up. Errors: UserError,
-    tasks.TaskError.
-    """
-    options = dict(o.split("=", 1) for o in cfg.task_args)
-    takes = [*inspect.signature(task.examples).parameters, *getattr(task, "OPTIONS", ())]
-    if "seed" in takes:  # the run's seed also draws the training problems
-        options.setdefault("seed", cfg.seed)
-    options = getattr(task, "FOR_TEMPLATE", {}).get(cfg.template, {}) | options
-    while True:
-        count = 0
-        try:
-            examples = task.examples(split, **options)
-        except TypeError as error:
-            raise UserError(
-                f"The task {cfg.task} does not take the options {cfg.task_args}: {error}."
-            ) from error
-        for example in examples:
-            yield pose(task, example, cfg, tokenizer)
-            count += 1
-        if split == "test":
-            return
-        if not count:
-            raise UserError(f"The task {cfg.task} has no training examples with the options {cfg.task_args}.")
-
-
-def held_out(task, cfg: Config, tokenizer) -> list[Problem]:
-    """The first eval_problems of the test split. Errors: UserError if there is none."""
-    held = list(itertools.islice(problems(task, "test", cfg, tokenizer), cfg.eval_problems))
-    if not held:
-        raise UserError(f"The task {cfg.task} has no held-out problems with {' '.join(cfg.task_args)}.")
-    return held
-
-
 # ---------------------------------------------------------------- the objective
 
 
@@ -270,17 +234,16 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
     """Log-probability (n,T) of every completion token ids[:, t+1] under the model, and the entropy (n,T)
     there; 0 elsewhere.
 
-    ids (n,L) right-padded, mask (n,T). Right padding needs no attention mask, because attention is causal.
-    The vocabulary dimension exists here only, for completion tokens only, and in chunks that the backward
-    pass recomputes.
+    ids (n,L) right-padded, mask (n,T). The vocabulary dimension exists here only, for completion tokens only,
+    and in chunks that the backward pass recomputes (for all tokens where the model has more than a plain
+    output projection).
     """
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    hidden = hidden[:, :-1][mask]  # (M,H) of the M tokens
+    states, head = states_and_head(model, ids)
+    states = states[:, :-1][mask]  # (M,H) of the M tokens
     chosen = ids[:, 1:][mask]  # (M,)
-    head = model.get_output_embeddings()
 
-    def chunk(hidden, chosen):
-        logits = head(hidden)
+    def chunk(states, chosen):
+        logits = head(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # (m,V)
         logZ = logits.logsumexp(-1)  # (m,)
         logp = logits.gather(-1, chosen[:, None])[:, 0] - logZ
@@ -288,14 +251,14 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
             entropy = logZ - (torch.softmax(logits, -1) * logits).sum(-1)
         return logp, entropy
 
-    size = max(1, LOGITS // head.weight.shape[0])
+    size = max(1, LOGITS // model.get_input_embeddings().weight.shape[0])
     if len(chosen) <= size:
-        parts = [chunk(hidden, chosen)]
+        parts = [chunk(states, chosen)]
     else:
-        pairs = zip(hidden.split(size), chosen.split(size))
+        pairs = zip(states.split(size), chosen.split(size))
         parts = [
-            recompute(chunk, h, c, use_reentrant=False) if torch.is_grad_enabled() else chunk(h, c)
-            for h, c in pairs
+            recompute(chunk, s, c, use_reentrant=False) if torch.is_grad_enabled() else chunk(s, c)
+            for s, c in pairs
         ]
     logp, entropy = (torch.cat(x) for x in zip(*parts))
     full = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device)
@@ -416,7 +379,7 @@ def recall(batch: Batch, model, ref) -> dict:
     """Store the log-probabilities under the present policy and the reference, where something needs them."""
     cfg = batch.cfg
     in_reward = ref is not None and cfg.kl > 0 and cfg.kl_in == "reward"
-    model.train()
+    model.eval()  # gradients need no training mode, and dropout or router jitter would be another policy
     if ref is not None:
         batch.ref_logp = batch.stored(lambda *x: batch.logp(ref, *x)[0])
     if cfg.epochs * cfg.minibatches > 1 or in_reward:
@@ -478,7 +441,7 @@ def collect(model, tokenizer, batch: list[Problem], G: int, cfg: Config, seed: i
             model, [p.ids for p in batch], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
-            pad_id=tokenizer.pad_token_id or 0, dtype=sampling_dtype(model, cfg),
+            pad_id=pad_id(model, tokenizer), dtype=sampling_dtype(model, cfg),
         )  # fmt: skip
     except ValueError as error:  # a prompt that does not fit
         raise UserError(f"Cannot sample: {error}.") from error
@@ -494,34 +457,6 @@ def sampling_dtype(model, cfg: Config) -> torch.dtype:
     worth it.
     """
     return torch.bfloat16 if model.device.type == "cuda" and cfg.precision == "bf16" else torch.float32
-
-
-CONTROLS = {  # --reward_mode: is it the reward? A task's result, a uniform number -> the reward in its place
-    "random": lambda result, u: float(u < 0.5),
-    "format_only": lambda result, u: float(result["answer"] is not None),  # where one is looked for
-    "inverted": lambda result, u: float(not result["correct"]),
-}
-
-
-def score(task, batch: list[Problem], texts: list[str], G: int, mode: str = "task", seed=0) -> list[dict]:
-    """The task's verdict on each text. A verifier that fails is counted in `verifier_error` and rewards 0.
-
-    A control (`mode`, drawn from `seed`) replaces the reward and leaves it in `task_reward`.
-    """
-    results, chance = [], np.random.default_rng(seed).random(len(texts) if mode != "task" else 0)
-    for i, text in enumerate(texts):
-        try:
-            result = task.reward(text, batch[i // G].example)
-            checked = {"reward": float(result["reward"]), "correct": bool(result["correct"])}
-            result = {"verifier_error": 0.0, **result, **checked}
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            result = {"verifier_error": 1.0, "reward": 0.0, "correct": False, "error": message}
-        if mode != "task":
-            seen = {"answer": tasks.extract_answer(text), **result}
-            result |= {"task_reward": result["reward"], "reward": CONTROLS[mode](seen, chance[i])}
-        results.append(result)
-    return results
 
 
 def informative(cfg: Config, results: list[dict]) -> np.ndarray:
@@ -548,7 +483,8 @@ def draw(model, tokenizer, task, stream, cfg: Config, step: int, clock):
             seed = (cfg.seed << 32) + (attempt << 24) + step
             roll, said = collect(model, tokenizer, new, cfg.group, cfg, seed)
         with clock("score"):
-            verdicts = score(task, new, said, cfg.group, cfg.reward_mode, (cfg.seed, step, attempt))
+            chance = (cfg.seed, step, attempt)
+            verdicts = score(task, new, said, cfg.group, cfg.reward_mode, chance, cfg.verdict_seconds)
         batch, rolls = batch + new, [*rolls, roll]
         records += sample_records(new, said, verdicts, roll, cfg.group)
         full += int(informative(cfg, verdicts).sum())
@@ -609,7 +545,7 @@ def update(model, optimizer, batch: Batch) -> dict:
     the other rows. A NaN or infinite gradient never reaches the weights: the step is skipped and counted.
     """
     cfg = batch.cfg
-    model.train()
+    model.eval()
     all_rows = cfg.entropy or (cfg.kl and cfg.kl_in == "loss")
     sums, tokens, norms, losses, skipped = collections.Counter(), 0, [], [], 0
     for part in batch.parts() if batch.step >= cfg.aux_warmup else ():
@@ -657,7 +593,9 @@ def evaluate(model, tokenizer, task, held: list[Problem], k: int, cfg: Config, s
     sample.
     """
     roll, texts = collect(model, tokenizer, held, k, cfg, seed)
-    records = sample_records(held, texts, score(task, held, texts, k), roll, k)
+    verdicts = score(task, held, texts, k, seconds=cfg.verdict_seconds)
+    check_some_succeeded(task, verdicts)
+    records = sample_records(held, texts, verdicts, roll, k)
     return evaluation(records, k, getattr(task, "equivalent", None)), records
 
 
@@ -669,9 +607,28 @@ AUX = {"none": lambda model, cfg: None, "critic": Critic, "prm": ImplicitPRM}
 
 
 DIVERGED = (
-    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. The weights are "
-    "still good: they are in {}. Lower --lr, or try --precision fp32, under another --name."
+    "The gradient was NaN or infinite in {} steps in a row, so training stopped at step {}. Such gradients "
+    "never reach the weights, which are finite, but an earlier step may have spoiled them: they are in {}. "
+    "Lower --lr, or try --precision fp32, under another --name."
 )
+SPOILED = (
+    "Weights have become NaN or infinite at step {} or before, so training stopped and wrote no model. The "
+    "last checkpoint stays as it was, in {}. Lower --lr, or try --precision fp32, under another --name."
+)
+
+
+def finite(*modules) -> bool:
+    return all(bool(p.isfinite().all()) for module in modules for p in module.parameters())
+
+
+def differences(cfg: Config, preset: str) -> dict:
+    """{knob: value} where a run differs from its preset, with the row of its algorithm."""
+    now, own = asdict(cfg), PRESETS.get(preset, {})
+    row = ALGORITHMS[now["algo"]]
+    typed = now["algo"] != own.get("algo", Config.algo)
+    usual = asdict(Config()) | (own | row if typed else row | own)
+    free = ("name", "out", "overwrite")
+    return {name: value for name, value in now.items() if name not in free and value != usual[name]}
 
 
 def again(cfg: Config) -> str:
@@ -698,7 +655,7 @@ class Progress:
                     smoothing=0.1, unit_scale=cfg.token_budget > 0)  # fmt: skip
 
 
-def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict) -> None:
+def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row: dict, overlong: int) -> None:
     """Write a step's row and some of its samples."""
     asked, _, records = drawn
     dead = (batch.reward == batch.reward[:, :1]).all(1)  # (B,)
@@ -706,6 +663,7 @@ def record(run: Run, cfg: Config, at: Progress, drawn: tuple, batch: Batch, row:
     row |= {"reward_shaped": batch.reward.mean().item(), "reward_std": spread}
     row |= {"dead_groups": dead.float().mean().item(), "sampled_tokens": at.sampled}
     row |= {"resampled": len(asked) - cfg.prompts} if cfg.resample else {}
+    row |= {"overlong_prompts": overlong} if overlong else {}
     random = np.random.default_rng((cfg.seed, at.step))
     shown = random.choice(len(records), min(cfg.keep_samples, len(records)), replace=False)
     kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
@@ -722,31 +680,40 @@ def record_held_out(run: Run, step: int, label: str, k: int, metrics: dict, reco
     run.pictures.refresh()
 
 
-def train(cfg: Config) -> dict | None:
+def train(cfg: Config, preset: str = "") -> dict | None:
     """Train, evaluate before and after, leave everything in the run folder.
 
     Returns the summary, None if interrupted.
     """
     clock, started = Clock(), time.perf_counter()
+    about = {"preset": preset, "differences": differences(cfg, preset)}
     task, run = tasks.load(cfg.task), Run(cfg)  # a run that is resumed keeps its device and precision
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
+    print(knobs.describe(cfg, ALGORITHMS))
     with clock("load"):
         needs_ref = cfg.kl > 0 or cfg.aux == "prm"
         beside = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
         model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_ref + 16 * beside)
         ref = load_model(cfg.model, device, 4)[0].requires_grad_(False) if needs_ref else None
-    check_tokenizer(model, tokenizer, cfg.template)
-    stream, held = problems(task, "train", cfg, tokenizer), held_out(task, cfg, tokenizer)
+    room = rollout.longest_prompt(model, cfg.max_new_tokens)
+    held = held_out(task, cfg, tokenizer, room)
+    check_tokenizer(model, tokenizer, cfg.template, held)
+    check_export(model, tokenizer)
+    if not finite(model):
+        raise UserError(f"The model {cfg.model} has weights that are NaN or infinite. Choose another one.")
+    check_splits(Problems(task, "train", cfg, tokenizer, room), held)
+    stream = Problems(task, "train", cfg, tokenizer, room)
     pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(model)
+    check_policy(model, cfg.model, token_logp)
     fused = device.type == "cuda"  # no temporaries as large as the model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=fused
     )
-    aux, at, state = AUX[cfg.aux](model, cfg), Progress(cfg.kl), run.begin(cfg)
+    aux, at, state = AUX[cfg.aux](model, cfg), Progress(cfg.kl), run.begin(cfg, about)
     if state:
         model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
         if aux:
@@ -761,6 +728,8 @@ def train(cfg: Config) -> dict | None:
 
     def checkpoint():
         nonlocal started
+        if not finite(model, *([aux.own] if aux else [])):
+            raise UserError(SPOILED.format(at.step, run.checkpoint))
         clock["total"] = clock.get("total", 0.0) + time.perf_counter() - started
         started = time.perf_counter()
         weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -777,8 +746,7 @@ def train(cfg: Config) -> dict | None:
         with clock("eval_base"):
             measure("eval", cfg.eval_problems, cfg.eval_samples)
         checkpoint()
-    bar = at.bar(cfg)
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, at.bar(cfg) as bar:
         while not over() and not interrupt.asked:
             begin, spent = time.perf_counter(), dict(clock)
             lr = lr_at(at.step, cfg, at.sampled)
@@ -800,7 +768,7 @@ def train(cfg: Config) -> dict | None:
             if cfg.kl_target and "kl" in metrics:
                 row["kl_coefficient"] = at.kl
                 at.kl = next_kl(cfg, at.kl, metrics["kl"] * row["tokens"])
-            record(run, cfg, at, drawn, batch, row)
+            record(run, cfg, at, drawn, batch, row, stream.overlong)
             row |= {f"time/{p}": clock[p] - spent.get(p, 0.0) for p in ("sample", "score", "update")}
             row["time/step"] = time.perf_counter() - begin
             clock["rest"] = clock.get("rest", 0.0) + row["time/step"]
@@ -819,10 +787,9 @@ def train(cfg: Config) -> dict | None:
                 with clock("save"):
                     checkpoint()
             bar.update(at.done(cfg) - bar.n)
-            bar.set_postfix_str(
-                f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
-            )
-    bar.close()
+            busy = ", the machine is busy" if cpu.watch.busy else ""
+            shown = f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
+            bar.set_postfix_str(shown + busy)
     if not over():
         checkpoint()
         print(f"Stopped after step {at.step} of {cfg.steps}; the checkpoint is whole. {again(cfg)}")
@@ -863,13 +830,16 @@ def main(argv: list[str]) -> int:
         print(usage())
         return 0
     command, rest = argv[0], argv[1:]
-    rollout.keep_memory()
+    cpu.prepare()
     try:
         if command == "train":
             cfg, preset = parse(command, rest)
+            knobs.check_gpu(cfg, preset, GPU_GB)
+            if notice := knobs.lr_notice(cfg, PRESETS.get(preset, {}), rest):
+                print(notice)
             if preset == "mini":
                 print(larger_preset())
-            return 0 if train(cfg) else 130
+            return 0 if train(cfg, preset) else 130
         if command in COMMANDS:
             return importlib.import_module(f"commands.{command}").main(rest)
         near = difflib.get_close_matches(command, ["train", *COMMANDS], 1)
@@ -887,6 +857,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ntinyr1: stopped. The last checkpoint, if there is one, is whole.", file=sys.stderr)
         return 130
+    finally:
+        release_locks()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import json
 import math
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import weakref
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 
+import cpu
 import rollout
 import tasks
 import tinyr1
@@ -64,6 +67,7 @@ class Bench:
     repeats: int = knob(3, "timed rounds")
     slots: int = knob(0, "samples decoded at once; 0: as many as fit")
     train: bool = knob(True, "whether a training step is timed, too")
+    beside: int = knob(0, "busy processes that run beside the measurement")
     profile: bool = knob(False, "print where the time of sampling goes")
     device: str = knob("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
     precision: str = knob("auto", "of the training step, and of sampling on a GPU", ["auto", "fp32", "bf16"])
@@ -250,7 +254,7 @@ def make_work(args: Bench, model, tokenizer) -> Work:
     eos = sorted({tokenizer.eos_token_id}) if args.lengths == "eos" else []
     if args.lengths == "eos":
         cfg = tinyr1.parse("train", ["mini"])[0]
-        stream = tinyr1.problems(tasks.load("countdown"), "train", cfg, tokenizer)
+        stream = tinyr1.Problems(tasks.load("countdown"), "train", cfg, tokenizer)
         prompts = [p.ids for p in islice(stream, args.prompts)]
     else:
         prompts = rng.integers(5, model.config.vocab_size - 5, (args.prompts, args.prompt_tokens)).tolist()
@@ -368,6 +372,25 @@ def main(argv: list[str]) -> int:
         except Skip as reason:
             runs.pop(engine, None)
             print(f"{engine}: skipped, {reason}")
+    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.beside)]
+    try:
+        measure(args, model, dtype, work, runs, figures, precision)
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+    show(figures)
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def measure(args: Bench, model, dtype, work: Work, runs: dict, figures: dict, precision: str) -> None:
+    """Time the engines in turns, then the parts of ours and a training step."""
+    device = model.device
+    if args.beside:
+        # the first measurement of cpu.Watch
+        time.sleep(1.5 * cpu.SECONDS)
+        figures["beside"] = args.beside
     measured = {engine: [] for engine in runs}
     for seed in range(args.repeats):
         for engine, run in runs.items():
@@ -387,10 +410,6 @@ def main(argv: list[str]) -> int:
     if args.train:
         figures["step"] = {"sample": figures["engines"]["tinyr1"]["seconds"], "precision": precision}
         figures["step"]["update"] = train_step(model, args, runs["tinyr1"].out, precision, device)
-    show(figures)
-    if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
 
 
 def sampling(model, dtype, work, run, rows, figures, device) -> None:
@@ -427,5 +446,7 @@ def show(figures: dict) -> None:
         t = figures["step"]
         print(f"a training step: {t['sample'] + t['update']:.2f} s = sampling {t['sample']:.2f} + update "
               f"{t['update']:.2f} ({t['precision']})")  # fmt: skip
+    if "beside" in figures:
+        print(f"beside {figures['beside']} busy processes")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers"))
     print(f"{versions}; {time.strftime('%Y-%m-%d')}")

@@ -6,8 +6,10 @@
     python tinyr1.py compare_algos --algos grpo,grpo:random,grpo:format_only,grpo:inverted --report controls
 
 A cell is an algorithm, or `algorithm:reward mode` for a control run, with a seed; it is a run folder of its
-own under --out. Whatever else stands on the command line is a preset or a knob of all cells. The same command
-goes on where it was stopped: finished cells are not run again, and cells of other settings are refused.
+own under --out. The figure and the table are written there, too, unless --report names another place.
+Whatever else stands on the command line is a preset or a knob of all cells. The same command goes on where it
+was stopped: finished cells are not run again, and cells of other settings, or of another base model, task or
+trainer, are refused.
 """
 
 import argparse
@@ -20,8 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import tinyr1
+from knobs import check_gpu
 from plots import algorithms
-from runfolder import HERE, UserError, differing
+from runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
 
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
 # one to two minutes a cell on two cores; two optimizer steps a rollout, or the ratio would always be 1
@@ -41,9 +44,12 @@ def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
             f"--algos {algo}: expected one of {', '.join(tinyr1.ALGORITHMS)}, alone or with one of "
             f"{', '.join(':' + mode for mode in tinyr1.CONTROLS)} behind it."
         )
+    row = []  # a typed --algo that is the preset's own changes nothing, so its row is typed out
+    if algorithm == tinyr1.PRESETS.get(preset, {}).get("algo", tinyr1.Config.algo):
+        row = [word for k, v in tinyr1.ALGORITHMS[algorithm].items() for word in (f"--{k}", str(v))]
     own = ["--algo", algorithm, "--reward_mode", mode or "task", "--seed", seed, "--out", args.out]
     own += ["--name", f"{algo.replace(':', '-')}-s{seed}"]
-    return [preset, *ALL, *(MINI if preset == "mini" else []), *given, *own]
+    return [preset, *ALL, *(MINI if preset == "mini" else []), *row, *given, *own]
 
 
 def finished(argv: list[str]) -> bool:
@@ -52,8 +58,10 @@ def finished(argv: list[str]) -> bool:
     folder = Path(cfg.out) / cfg.name
     if not (folder / "config.json").exists():
         return False
-    saved = json.loads((folder / "config.json").read_text())["config"]
-    if changed := differing(saved, asdict(cfg), FREE):
+    saved = json.loads((folder / "config.json").read_text())
+    changed = differing(saved["config"], asdict(cfg), FREE)
+    changed += [DIGESTS[name] for name in changed_digests(saved.get("environment", {}), provenance(cfg))]
+    if changed:
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): give another --out, or remove "
             "it."
@@ -79,12 +87,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--algos", default=",".join(tinyr1.ALGORITHMS), help="cells, separated by commas")
     parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
     parser.add_argument("--out", default="runs/algos", help="where the cells' run folders are")
-    parser.add_argument("--report", default=str(HERE / "plots" / "reference" / "algorithms"),
-                        help="path of the figure and the table, without suffix")  # fmt: skip
+    parser.add_argument("--report", help="path of figure and table, without suffix (default: OUT/algorithms)")
     args, knobs = parser.parse_known_args(argv)
+    report = Path(args.report or Path(args.out) / "algorithms")
     cells = [(algo, seed) for seed in args.seeds.split(",") for algo in args.algos.split(",")]
     commands = {cell: cell_command(args, knobs, *cell) for cell in cells}
     # all cells are checked before any runs
+    check_gpu(*tinyr1.parse("train", next(iter(commands.values()))), tinyr1.GPU_GB)
     done = {cell for cell, command in commands.items() if finished(command)}
     failed = {}
     for i, (cell, command) in enumerate(commands.items()):
@@ -105,7 +114,7 @@ def main(argv: list[str]) -> int:
             paths[algo].append(Path(args.out) / commands[algo, seed][-1])
     command = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
     try:
-        algorithms.write(paths, Path(args.report), command, failed)
+        algorithms.write(paths, report, command, failed)
     except algorithms.NotARun as error:
         raise UserError(f"Nothing to compare: {error}") from error
     return 1 if failed else 0

@@ -9,7 +9,8 @@
 
 A run that is still training is evaluated at its last checkpoint. Samples are written as they come, and the
 same command goes on from them. --rescore grades stored samples again, with the tasks as they are now and
-without a model.
+without a model. A model of minibase.py, and a run that began with one, get the options of the miniature's
+preset for a task (wording=short and so on) unless others are typed.
 """
 
 import json
@@ -19,23 +20,37 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import knobs
 import tasks
 import tinyr1
+from digests import digest, model_files, task_files
 from metrics import evaluation, sample_records
 from models import check_tokenizer, load_model, pick_device, pick_precision
 from plots.summary import table
-from runfolder import Clock, UserError, differing, environment, write_atomically, write_json
+from rollout import longest_prompt
+from runfolder import (
+    HERE,
+    Clock,
+    UserError,
+    differing,
+    environment,
+    lock,
+    to_json,
+    write_atomically,
+    write_json,
+)
+from scoring import check_some_succeeded
 from tinyr1 import Config, knob
 
 AT_ONCE = 1024  # samples between two writes
 GROUPS = ("level", "subject")  # fields of problems by which accuracy is reported, too
 GREEDY = " (greedy)"  # behind a set's name in eval_samples.jsonl
-FREE = {"out", "overwrite", "name", "device", "rescore", "own"}  # what a resumed evaluation may differ in
+FREE = {"out", "overwrite", "name", "device", "rescore", "own", "base"}  # what may differ on resuming
 
 
 READ = {
     *"model task task_args template max_new_tokens temperature top_p eval_problems eval_samples".split(),
-    *"name out seed device precision overwrite".split(),
+    *"name out seed device precision overwrite verdict_seconds".split(),
 }
 
 
@@ -48,7 +63,22 @@ class Eval(Config):
     greedy: bool = knob(False, "answer every problem once more, without chance")
     rescore: str = knob("", "an eval_samples.jsonl to grade again; needs no model")
     own: str = knob("", "the task that --task_args are for, if --task names several (of a run: its own)")
+    base: str = knob("", "the model that a run began with (of a run: its own)")
     checkpoint: str = knob("", "state.pt of a run in training: its weights replace the model's")
+
+
+def usual_options(cfg: Eval, name: str, task) -> dict:
+    """Options of a task as a model of minibase.py has read it, for such a model and what was trained from it:
+    those of the miniature's preset for the task. A run's own task has the run's options.
+    """
+    base = cfg.base or cfg.model
+    folder = HERE / "minibase" if base == "minibase" else Path(base)
+    if not (folder / "record.json").is_file() or cfg.base and name == cfg.own:
+        return {}
+    for preset in tinyr1.PRESETS.values():
+        if "model" not in preset and tasks.load(preset.get("task", Config.task)) is task:
+            return knobs.pairs(preset["task_args"])
+    return {}
 
 
 def sets(cfg: Eval) -> dict:
@@ -65,35 +95,43 @@ def sets(cfg: Eval) -> dict:
         name, *options = spec.split(":")
         if bad := [option for option in options if "=" not in option]:
             raise UserError(f"--task {spec}: options are written NAME:option=value, not {bad[0]!r}.")
-        module, data = tasks.find(name)
-        given = cfg.task_args if name == own else []
-        options = data | dict(option.split("=", 1) for option in [*given, *options])
-        if name in files:
-            options |= {"data": files.pop(name), "test": "all"}
-        found[spec] = module, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in options.items()])
+        task, data = tasks.find(name)
+        given = data | knobs.pairs(cfg.task_args if name == own else [])
+        file = {"data": files.pop(name), "test": "all"} if name in files else {}
+        chosen = usual_options(cfg, name, task)
+        for more in (given, knobs.pairs(options), file):
+            chosen = tasks.join_options(task, chosen, more)
+        found[spec] = task, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in chosen.items()])
     if files:
         raise UserError(f"--data names {', '.join(files)}, which --task {cfg.task} does not evaluate.")
     return found
 
 
-def fingerprint(cfg: Eval) -> float:
-    """When the weights were written, where they are local files; 0 for a model of the hub."""
-    files = [Path(cfg.checkpoint)] if cfg.checkpoint else [*Path(cfg.model).glob("*.safetensors")]
-    return max((file.stat().st_mtime for file in files), default=0.0)
+DIGESTS = {"weights": "the weights", "tasks": "the tasks' code or data"}
+
+
+def fingerprints(cfg: Eval, found: dict) -> dict:
+    """Digests of the model's files and of the tasks'; None if the model is not on this machine yet."""
+    model = [Path(cfg.checkpoint)] if cfg.checkpoint else model_files(cfg.model)
+    code = [task_files(task.__file__, own.task_args) for task, own in found.values()]
+    return {"weights": digest(model), "tasks": digest(set().union(*code))}
 
 
 class Folder:
     """<out>/eval-<name>/: config.json, eval_samples.jsonl (one line a sample), eval.json (the figures)."""
 
-    def __init__(self, cfg: Eval):
-        """Errors: UserError, where it cannot be written or holds an evaluation with other settings."""
+    def __init__(self, cfg: Eval, found: dict):
+        """`found`: sets'. Errors: UserError, where it cannot be written, is in use, or holds an evaluation
+        with other settings.
+        """
         self.path = Path(cfg.out) / f"eval-{cfg.name}"
         self.samples = self.path / "eval_samples.jsonl"
         self.clock = Clock()
-        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | {"written": fingerprint(cfg)}
+        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | fingerprints(cfg, found)
         self.settings = settings
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock(self.path)
             if cfg.overwrite:
                 self.samples.unlink(missing_ok=True)
             elif self.samples.exists():
@@ -110,8 +148,11 @@ class Folder:
             saved = {}
         if settings["precision"] == "auto":
             settings["precision"] = saved.get("precision", "auto")
+        for name in DIGESTS:
+            if None in (saved.get(name), settings[name]):  # an older folder, or not downloaded then
+                saved[name] = settings[name]
         changed = differing(saved, settings, FREE)
-        changed = [f"{'the weights' if name == 'written' else '--' + name} changed" for name in changed]
+        changed = [f"{DIGESTS.get(name, '--' + name)} changed" for name in changed]
         if changed:
             raise UserError(
                 f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}): give "
@@ -128,7 +169,7 @@ class Folder:
     def append(self, records: list[dict]) -> None:
         try:
             with open(self.samples, "a") as file:
-                file.write("".join(json.dumps(record, default=str) + "\n" for record in records))
+                file.write("".join(to_json(record) + "\n" for record in records))
         except OSError as error:
             message = f"Could not write {self.samples}: {error}. Make room; the same command goes on."
             raise UserError(message) from error
@@ -137,11 +178,11 @@ class Folder:
 def read_samples(path: Path, cut: bool = False) -> list[dict]:
     """The records of a file of samples. Errors: UserError where it cannot be read."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if cut and not text.endswith("\n"):
             text = text[: text.rfind("\n") + 1]
-            path.write_text(text)
-        records = [json.loads(line) for line in text.splitlines()]
+            path.write_text(text, encoding="utf-8")
+        records = [json.loads(line) for _, line in tasks.json_lines(text)]
         for record in records:
             record["example"], record["completion"]  # noqa: B018  (a KeyError now)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -172,7 +213,8 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
         with folder.clock("sampling"):
             roll, texts = tinyr1.collect(model, tokenizer, part, k, cfg, (cfg.seed << 32) + 12345 + first)
         with folder.clock("verdicts"):
-            results = tinyr1.score(task, part, texts, k)
+            results = tinyr1.score(task, part, texts, k, seconds=cfg.verdict_seconds)
+            check_some_succeeded(task, results)
         new = sample_records(part, texts, results, roll, k)
         new = [{"task": name, "problem": first + i // k, "sample": i % k, **r} for i, r in enumerate(new)]
         folder.append(new[begun:])
@@ -204,6 +246,14 @@ def figures_of(name: str, records: list[dict], task, k: int) -> dict:
     return figures | ({"by": groups} if (groups := by_group(records)) else {})
 
 
+def task_of_run(folder: Path) -> str | None:
+    """The task of a training run, whose samples do not name it; None for another folder."""
+    try:
+        return json.loads((folder / "config.json").read_text())["config"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 KEPT = ("task", "problem", "sample", "example", "prompt", "completion", "tokens", "finished", "step", "split")
 
 
@@ -213,8 +263,7 @@ def rescore(cfg: Eval, asked: bool) -> None:
     """
     path, new, out = Path(cfg.rescore), [], {}
     by_set: dict[str, dict[str, list[dict]]] = {}
-    run = path.with_name("config.json")  # of a training run, whose samples do not name their task
-    own = json.loads(run.read_text()).get("config", {}).get("task") if run.exists() else None
+    own = task_of_run(path.parent)
     for record in read_samples(path):
         name = record.get("task") or own or cfg.task
         name += f" (step {record['step']})" if "step" in record else ""
@@ -240,7 +289,7 @@ def rescore(cfg: Eval, asked: bool) -> None:
         report(name, out[name])
         print(f"{changed} of {len(old)} verdicts changed")
         new += graded
-    lines = "".join(json.dumps(record, default=str) + "\n" for record in new)
+    lines = "".join(to_json(record) + "\n" for record in new)
     write_atomically(path.with_suffix(".rescored.jsonl"), lambda file: file.write(lines.encode()))
     write_json(path.with_suffix(".rescored.json"), {"sets": out, "environment": environment()})
     print(f"written: {path.with_suffix('.rescored.jsonl')} and .json")
@@ -263,19 +312,20 @@ def load(cfg: Eval):
 
 
 def main(argv: list[str]) -> int:
-    cfg, _ = tinyr1.parse("eval", argv, Eval)
+    cfg, preset = tinyr1.parse("eval", argv, Eval)
     if cfg.rescore:
         rescore(cfg, any(word.split("=")[0] == "--task" for word in argv))
         return 0
+    knobs.check_gpu(cfg, preset, tinyr1.GPU_GB)
     found, device = sets(cfg), pick_device(cfg.device)
-    folder = Folder(cfg)  # which knows the precision of what it goes on with
+    folder = Folder(cfg, found)  # which knows the precision of what it goes on with
     cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     write_json(folder.path / "config.json", folder.settings | {"precision": cfg.precision})
     model, tokenizer = load(cfg)
     held = {}
     for name, (task, own) in found.items():
         more = replace(own, eval_problems=own.eval_problems + 1)
-        every = tinyr1.held_out(task, more, tokenizer)
+        every = tinyr1.held_out(task, more, tokenizer, longest_prompt(model, own.max_new_tokens))
         held[name] = every[: own.eval_problems]
         if len(every) > own.eval_problems:
             print(f"{name}: {own.eval_problems} of its problems; there are more (--eval_problems)")

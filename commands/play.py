@@ -10,7 +10,6 @@ would give with the same random numbers; the same --seed and the same lines give
 
 import argparse
 import json
-import math
 import random
 import shutil
 import sys
@@ -27,7 +26,9 @@ import rollout
 import tasks
 import tinyr1
 from commands.eval import Eval, load
+from generic import forward, forward_whole
 from models import pick_device, pick_precision, stop_ids
+from policy import position_limit
 
 WIDE = 90  # columns of a terminal from which on the answers stand side by side
 AHEAD = 12  # rows by which one of them may be longer before it waits for the other
@@ -74,23 +75,26 @@ def lines(once: str | None):
 
 @torch.inference_mode()
 def sample_tokens(model, ids: list[int], cfg, seed: int):
-    """Endless tokens behind a prompt, by the model's own forward pass with its cache: what rollout.generate
-    samples first with this seed.
+    """Endless tokens behind a prompt, by the model's own forward pass with its cache if that can be used:
+    what rollout.generate samples first with this seed.
     """
     zero = torch.zeros(1, dtype=torch.long, device=model.device)
-    key, cache, new = rollout.stream(seed, zero, zero), None, torch.tensor([ids], device=model.device)
+    whole = rollout.sampling_path(model) == "whole"
+    run, key = forward_whole if whole else forward, rollout.stream(seed, zero, zero)
+    cache, new = {}, torch.tensor([ids], device=model.device)
     for at in count():
-        result = model(input_ids=new, past_key_values=cache, use_cache=True)
-        cache, u = result.past_key_values, rollout.uniform(key, zero + at)
-        new = rollout.sample(result.logits[:, -1], u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
-        yield new.item()
+        logits, cache = run(model, new, cache)
+        u = rollout.uniform(key, zero + at)
+        token = rollout.sample(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
+        new = torch.cat((new, token), 1) if whole else token
+        yield token.item()
 
 
 class Answer:
     """A model's answer in the making. Errors: tasks.TaskError if the problem leaves no room for one."""
 
     def __init__(self, name: str, model, tokenizer, cfg, problem: tinyr1.Problem, seed: int):
-        room = getattr(model.config, "max_position_embeddings", None) or math.inf
+        room = position_limit(model)
         self.cap = min(cfg.max_new_tokens, room - len(problem.ids))
         if self.cap < 1:
             raise tasks.TaskError(f"The problem is too long: the model knows only {room} positions.")

@@ -31,7 +31,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
+from plots.curves import COLORS, FACTS, GREY, STYLES, NotARun, Run, load_run, number, put_title, save
+from plots.intervals import wilson
+from plots.summary import options
 from tasks import _attempts
 
 # ---------------------------------------------------------------- behaviours of one response
@@ -190,21 +192,15 @@ def resamples(n: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
 
 
-def bootstrap(values) -> tuple[float, float | None, float | None]:
-    """Mean and 95 % interval by resampling the values (one a problem). One value has no interval."""
+def bootstrap(values, share=False) -> tuple[float, float | None, float | None]:
+    """Mean and 95 % interval by resampling the values (one a problem). Values that are all equal, where a
+    resample tells nothing, have no interval, but for shares, which have Wilson's of so many problems.
+    """
     values = np.asarray(values, float)
-    if len(values) < 2:
-        return float(values.mean()), *NO
+    if np.all(values == values[0]):
+        return wilson(values.sum(), len(values)) if share else (float(values[0]), *NO)
     means = resamples(len(values)) @ values / len(values)
     return float(values.mean()), *(float(v) for v in np.quantile(means, (0.025, 0.975)))
-
-
-def wilson(right: float, n: int) -> tuple[float, float, float]:
-    """Share right/n with Wilson's 95 % interval."""
-    z = NormalDist().inv_cdf(0.975)
-    p, spread = right / n, z * math.sqrt(right / n * (1 - right / n) / n + z * z / (4 * n * n))
-    center, scale = p + z * z / (2 * n), 1 + z * z / n
-    return p, max((center - spread) / scale, 0.0), min((center + spread) / scale, 1.0)
 
 
 def clustered(groups: list[list[bool]]) -> tuple[float, float, float]:
@@ -496,10 +492,15 @@ def searches(evals: dict) -> bool:
 
 
 def bootstrap_ratio(sums: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of two sums over problems, sums (problems, 2), and its 95 % interval by resampling problems."""
+    """Ratio of two sums over problems, sums (problems, 2), and its 95 % interval by resampling problems; of
+    problems that all have the same ratio, Wilson's, each counting once.
+    """
+    own = sums[sums[:, 1] > 0]
+    total = sums.sum(0)
+    if np.ptp(own[:, 0] / own[:, 1]) == 0:
+        return wilson(len(own) * total[0] / total[1], len(own))
     above, below = (resamples(len(sums)) @ sums).T
     ratios = above[below > 0] / below[below > 0]
-    total = sums.sum(0)
     return float(total[0] / total[1]), *(float(v) for v in np.quantile(ratios, (0.025, 0.975)))
 
 
@@ -521,7 +522,7 @@ def coverage(evals: dict, run: Run, sides: list | None = None) -> Chart:
         n = min((n for _, n in counts), default=0)
         largest = max(largest, n)
         ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= n]
-        points = [[k, *bootstrap([pass_at_k(c, m, k) for c, m in counts])] for k in ks]
+        points = [[k, *bootstrap([pass_at_k(c, m, k) for c, m in counts], share=True)] for k in ks]
         chart.series.append(Series(name, color, points))
     if largest > 1:
         chart.note = "Unbiased estimate, 95 % bootstrap intervals over problems."
@@ -648,14 +649,10 @@ def figure(run: Run, samples: list[dict], sides: list | None = None) -> Figure:
         Path(str(config.get("task", ""))).stem,
         config.get("algo"),
         run.name,
+        *options(run.differences, hidden=FACTS[:3]),
     ]
-    fig.text(
-        0.012,
-        0.95,
-        "Did reasoning emerge?   " + " · ".join(str(fact) for fact in facts if fact),
-        fontsize=20,
-        weight="bold",
-    )
+    title = "Did reasoning emerge?   " + " · ".join(str(fact) for fact in facts if fact)
+    put_title(fig, title, 0.95)
     fig.text(0.012, 0.935, wrap(sentence(evaluations(samples)), 150), fontsize=13, color=GREY, va="top")
     for ax, chart in zip(fig.subplots(2, 3).flatten(), charts(run, samples, sides)):
         draw(chart, ax)

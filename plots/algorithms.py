@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-if __package__:
-    from plots.curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
-else:  # run as a script
-    from curves import COLORS, GREY, STYLES, NotARun, Run, load_run, number, save
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from plots.curves import COLORS, STYLES, NotARun, Run, load_run, number, save, sheet
 
 HALF = 0.5  # the accuracy whose price the table gives
 NOTES = "## What this shows, and what it does not"
@@ -111,14 +110,12 @@ def look(i: int, name: str) -> dict:
 
 
 def draw(groups: dict[str, list[Run]]) -> Figure:
-    fig = Figure(figsize=(16, 8), layout="constrained")
-    fig.get_layout_engine().set(rect=(0.005, 0.03, 0.99, 0.82), w_pad=0.1)
     first = next(iter(groups.values()))[0]
     model = Path(first.config.get("model", "")).name
-    fig.text(0.012, 0.94, f"Algorithms at equal sampled tokens: {model}, {first.config.get('task')}",
-             fontsize=20, weight="bold")  # fmt: skip
+    title = f"Algorithms at equal sampled tokens: {model}, {first.config.get('task')}"
     note = "Lines: mean over the seeds. Bands: lowest and highest. After a colon: a control's reward."
-    fig.text(0.012, 0.012, note, fontsize=11, color=GREY)
+    handles = [Line2D([], [], label=name, **look(i, name)) for i, name in enumerate(groups)]
+    fig = sheet(title, note, handles, 12, 8.0, 0.12)
     panels = (("accuracy", "Held-out accuracy", "share of responses"),
               ("tokens", "Response length on held-out problems", "tokens"))  # fmt: skip
     for ax, (key, title, unit) in zip(fig.subplots(1, 2), panels):
@@ -126,14 +123,12 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
             if not any(len(held_out(run, key)[0]) for run in runs):
                 continue
             x, mean, low, high = spread(runs, key)
-            ax.plot(x, mean, label=name, **look(i, name))
+            ax.plot(x, mean, **look(i, name))
             ax.fill_between(x, low, high, color=look(i, name)["color"], alpha=0.1, lw=0)
         ax.set(title=title, ylabel=unit, xlabel="sampled tokens", ylim=(0, None), xlim=(0, None))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         if key == "accuracy":
             ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
-            fig.legend(*ax.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.007, 0.94),
-                       ncols=12, columnspacing=1.2).set_in_layout(False)  # fmt: skip
     return fig
 
 
@@ -145,13 +140,15 @@ def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=
     }
     if not (groups := {name: runs for name, runs in groups.items() if runs}):
         raise NotARun("There is no run with an evaluation to compare.")
-    png, md = report.with_suffix(".png"), report.with_suffix(".md")
-    save(draw(groups), report.parent, report.stem)
+    png, md = (report.with_name(report.name + suffix) for suffix in (".png", ".md"))
+    if md.exists() and NOTES not in md.read_text() or png.exists() and not md.exists():
+        raise NotARun(f"{png} or {md.name} is there and no comparison of algorithms: name another report.")
+    save(draw(groups), report.parent, report.name)
     first = next(iter(groups.values()))[0]
     e, budget = first.environment, first.config.get("token_budget")
     machine = e.get("gpu") or f"{e.get('cpus')} cores, {e.get('threads')} threads"
     notes = DEFAULT_NOTES
-    if md.exists() and NOTES in md.read_text():
+    if md.exists():
         notes = md.read_text().split(NOTES, 1)[1]
     md.write_text(
         f"# Algorithms at equal sampled tokens\n\n![accuracy and length]({png.name})\n\n"

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from plots import aha
-from plots.curves import COLORS, GREY, NotARun, Run, load_runs, save, smooth
+from plots.curves import COLORS, NotARun, Run, load_runs, save, sheet, smooth
+from plots.summary import DIGESTS
 
 NO_SETTING = {"seed", "name", "out", "overwrite", "device", "save_every", "keep_samples"}
 FIGURES = {  # key of an evaluation -> (head, whether it is a share)
@@ -39,14 +40,18 @@ OWN = {"attempts", "search_share", "decomposes"}  # to some tasks: no panel wher
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
-    """{name: runs that differ by the seed alone}, in the order given; the name tells what sets them apart. A
-    knob that a run of another version does not have sets nothing apart.
+    """{name: runs that differ by the seed alone}, in the order given; the name tells what sets them apart.
+    Runs of another base model, task or trainer, by their digests, are apart; so is a second run of the same
+    seed, which is no further seed. A knob that a run of another version does not have sets nothing apart.
     """
     groups: list[tuple[dict, list[Run]]] = []
     for run in runs:
         knobs = {key: str(value) for key, value in run.config.items() if key not in NO_SETTING}
+        digests = {key: run.environment.get(key) for key in DIGESTS}
+        knobs |= {key: value or "none" for key, value in digests.items() if value is not None}
         for known, members in groups:
-            if all(known[key] == knobs[key] for key in known.keys() & knobs.keys()):
+            alike = all(known[key] == knobs[key] for key in known.keys() & knobs.keys())
+            if alike and run.config.get("seed") not in [other.config.get("seed") for other in members]:
                 members.append(run)
                 break
         else:
@@ -151,7 +156,8 @@ def gap(found, share: bool) -> str:
         return "–"
     scale, unit = (100, " points") if share else (1, "")
     mean, low, high = (scale * v for v in found[:3])
-    return f"{mean:+.1f}{unit} [{low:+.1f}, {high:+.1f}]"
+    # where every resample has the same difference, they tell nothing about its interval
+    return f"{mean:+.1f}{unit}" + (f" [{low:+.1f}, {high:+.1f}]" if low < high else "")
 
 
 # ---------------------------------------------------------------- the figure
@@ -190,19 +196,15 @@ def seeds(runs: list[Run]) -> str:
 
 
 def figure(groups: dict[str, list[Run]]) -> Figure:
-    fig = Figure(figsize=(16, 9), layout="constrained")
-    fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.86), w_pad=0.1, h_pad=0.1)
-    fig.text(0.012, 0.95, "The same problems, other settings", fontsize=20, weight="bold")
     handles = [
         Line2D([], [], color=COLORS[i % len(COLORS)], lw=4, label=f"{name}: {seeds(runs)}")
         for i, (name, runs) in enumerate(groups.items())
     ]
-    fig.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.007, 0.945), ncols=4).set_in_layout(False)
     caption = (
         "Lines: training, smoothed, mean over seeds. Dots: held-out problems. Bands and bars: lowest to "
         "highest seed."
     )
-    fig.text(0.012, 0.012, caption, fontsize=11, color=GREY)
+    fig = sheet("The same problems, other settings", caption, handles, 4, 9.0, 0.105)
     axes, found = fig.subplots(2, 3).flatten(), charts(groups)
     for ax, chart in zip(axes, found):
         aha.draw(chart, ax)

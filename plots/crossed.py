@@ -89,15 +89,18 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="a model's name and its evaluation")
-    parser.add_argument("--out", type=Path, default=Path("crossed.png"), metavar="FILE", help="the figure")
+    place = "the figure (default: crossed.png in the first folder)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=place)
     args = parser.parse_args(argv)
     try:
-        models = {name: read(Path(path)) for name, _, path in (m.partition("=") for m in args.models)}
+        folders = {name: Path(path) for name, _, path in (m.partition("=") for m in args.models)}
+        models = {name: read(folder) for name, folder in folders.items()}
     except NotARun as error:
         print(f"Nothing drawn: {error}", file=sys.stderr)
         return 2
     print(table(models))
-    save(draw(models), args.out.parent, args.out.stem)
+    out = args.out or next(iter(folders.values())) / "crossed.png"
+    save(draw(models), out.parent, out.stem)
     return 0
 
 

@@ -14,9 +14,10 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -25,6 +26,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from plots.summary import options
 
 # ---------------------------------------------------------------- a run folder
 
@@ -44,6 +48,8 @@ class Run:
     summary: dict
     rows: list[dict]
     base: tuple | None = None  # what the growth is counted from: add_growth
+    preset: str = ""
+    differences: dict = field(default_factory=dict)  # {option: value} from the preset; {} of an older run
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a key, where it is a finite number."""
@@ -77,7 +83,9 @@ def load_run(path: str | Path) -> Run:
             pass  # empty, or half-written by a run in progress
     rows = [rows[step] for step in sorted(rows)]
     base = add_growth(rows)
-    return Run(path.name, path, knobs, environment, read_dict(path / "summary.json"), rows, base)
+    summary, differences = read_dict(path / "summary.json"), dict(config.get("differences") or {})
+    preset = str(config.get("preset") or "")
+    return Run(path.name, path, knobs, environment, summary, rows, base, preset, differences)
 
 
 def read_dict(path: Path) -> dict:
@@ -210,28 +218,50 @@ matplotlib.rcParams.update({
 })  # fmt: skip
 
 
-def canvas(runs: list[Run], headline: str, rows: int, count: int, height=9.0) -> tuple[Figure, list]:
-    """A figure, 16 inches wide, with a title, the headline or the runs' names, and `count` axes against the
-    step.
+LINE, ROW = 125, 0.315  # characters of 12 points on a line of 16 inches, and a line's inches
+
+
+def sheet(title: str, caption: str, handles: list, columns: int, height: float, head: float) -> Figure:
+    """A figure, 16 inches wide, with a title and a caption; under the title, a legend in as many columns as
+    fit, `columns` at most. `head` of the height stays free above the axes; the figure grows with the rows of
+    the legend.
     """
-    fig = Figure(figsize=(16, height), layout="constrained")
-    lines = math.ceil(len(runs) / 5)
-    fig.get_layout_engine().set(rect=(0.005, 0.035, 0.99, 0.905 - 0.035 * lines), w_pad=0.1, h_pad=0.1)
-    facts = {key: {str(run.config.get(key, "")) for run in runs} for key in ("model", "task", "algo", "seed")}
-    shared = {
-        key: Path(*values).name.removesuffix(".py") for key, values in facts.items() if len(values) == 1
-    }
-    shown = [f"seed {value}" if key == "seed" else value for key, value in shared.items() if value]
-    title = " · ".join(shown + [control(run) for run in runs if len(runs) == 1 and control(run)])
-    fig.text(0.012, 0.95, title or "training", fontsize=20, weight="bold")
-    fig.text(0.012, 0.012, CAPTION, fontsize=11, color=GREY)
-    if len(runs) == 1:
+    half = (LINE - 10) // 2
+    for handle in handles:
+        name = handle.get_label()
+        handle.set_label(name if len(name) <= 2 * half else f"{name[: half - 1]}…{name[-half:]}")
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = max(1, min(columns, LINE // (longest + 8)))
+    more = ROW * max(0, math.ceil(len(handles) / columns) - 1)  # inches
+    share = height / (height + more)
+    fig = Figure(figsize=(16, height + more), layout="constrained")
+    rect = (0.005, 0.035 * share, 0.99, 1 - (0.035 + head) * share - more / (height + more))
+    fig.get_layout_engine().set(rect=rect, w_pad=0.1, h_pad=0.1)
+    put_title(fig, title, 1 - 0.05 * share)
+    fig.text(0.012, 0.012 * share, caption, fontsize=11, color=GREY)
+    if handles:
+        place = (0.007, 1 - 0.055 * share)
+        legend = fig.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns)
+        legend.set_in_layout(False)
+    return fig
+
+
+def put_title(fig: Figure, text: str, y: float) -> None:
+    """A long one in smaller letters, a very long one in several lines."""
+    size = max(9.0, min(20.0, 20 * 80 / max(1, len(text))))
+    fig.text(0.012, y, textwrap.fill(text, 200), fontsize=size, weight="bold")
+
+
+def canvas(runs: list[Run], headline: str, rows: int, count: int, height=9.0) -> tuple[Figure, list]:
+    """A sheet with a title, the headline or the runs' names, and `count` axes against the step."""
+    alone = len(runs) == 1
+    keys = [*runs[0].config, *runs[0].differences]
+    shared = {key for key in keys if len({str(run.config.get(key)) for run in runs}) == 1}
+    names = [own_name(run, shared) for run in runs]
+    handles = [Line2D([], [], color=color(i), lw=4, label=name) for i, name in enumerate(names)]
+    fig = sheet(title_of(runs, shared), CAPTION, [] if alone else handles, 5, height, 0.095)
+    if alone:
         fig.text(0.012, 0.915, headline, fontsize=14, color=GREY)
-    else:
-        handles = [Line2D([], [], color=color(i), lw=4, label=run.name) for i, run in enumerate(runs)]
-        fig.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.007, 0.945), ncols=5).set_in_layout(
-            False
-        )
     columns = math.ceil(count / rows)
     axes = fig.subplots(rows, columns, squeeze=False).flatten()
     last = max([row["step"] for run in runs for row in run.rows], default=0) or 1
@@ -239,6 +269,30 @@ def canvas(runs: list[Run], headline: str, rows: int, count: int, height=9.0) ->
         ax.set(xlim=(0, last), visible=i < count, xlabel="training step" if i + columns >= count else "")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return fig, axes[:count]
+
+
+FACTS = ("model", "task", "algo", "seed")  # of a title, whether or not they are the preset's
+
+
+def title_of(runs: list[Run], shared: set[str]) -> str:
+    """What the runs have in common: the facts, the preset, and all options that differ from it."""
+    shown = []
+    for key in FACTS:
+        value = Path(str(runs[0].config.get(key, ""))).name.removesuffix(".py")
+        if key in shared and value:
+            shown.append(f"seed {value}" if key == "seed" else value)
+    presets = {run.preset for run in runs}
+    shown += [f"preset {preset}" for preset in presets if preset and len(presets) == 1]
+    common = {key: value for key, value in runs[0].differences.items() if key in shared}
+    shown += options(common, hidden=(*FACTS, "reward_mode"))
+    shown += [control(run) for run in runs if len(runs) == 1 and control(run)]
+    return " · ".join(shown) or "training"
+
+
+def own_name(run: Run, shared: set[str]) -> str:
+    """Its name, and the options of its own that the name does not tell."""
+    own = {key: v for key, v in run.differences.items() if key not in shared and key not in run.name}
+    return ": ".join(filter(None, [run.name, ", ".join(options(own, hidden=("reward_mode",)))]))
 
 
 def color(i: int) -> str:

@@ -35,7 +35,7 @@ from plots.curves import (
     smooth,
     so_far,
 )
-from plots.summary import COUNTS, ROWS
+from plots.summary import COUNTS, ROWS, options, origin
 from tasks import _attempts
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -196,9 +196,9 @@ def data(run: Run, sides: list | None = None) -> dict:
         key: config.get(key)
         for key in ("model", "task", "task_args", "algo", "lr", "prompts", "group", "seed")
     }
-    if Path(str(facts["model"])).is_absolute():  # where it lay on one machine is nobody else's concern
-        facts["model"] = Path(facts["model"]).name
-    facts["commit"] = str(run.environment.get("commit") or "")[:10]
+    for key in ("model", "task"):
+        if Path(str(facts[key])).is_absolute():  # where it lay on one machine is nobody else's concern
+            facts[key] = Path(facts[key]).name
     done = max((row["step"] for row in run.rows), default=0)
     head, figures = table(run)
     told = [
@@ -206,6 +206,8 @@ def data(run: Run, sides: list | None = None) -> dict:
         for key, v in facts.items()
         if v not in (None, "", [])
     ]
+    told += [f"preset {run.preset}"] if run.preset else []
+    told += options(run.differences, hidden=facts) + origin(run.environment)
     return {
         "title": " · ".join(filter(None, ["tinyr1", run.name, control(run)])),
         "facts": " · ".join([*told, so_far(config, done)]),

@@ -11,6 +11,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
+from tasks import read_jsonl
+
 ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
     "accuracy": "accuracy on held-out problems", "greedy": "accuracy without chance",
     "tokens": "tokens a response", "tokens_correct": "tokens of right responses",
@@ -19,10 +22,33 @@ ROWS = {  # summary key -> what the closing table calls it; other keys stay in s
     "give_up_share": "searches given up", "verdict_accuracy": "verdicts that are right",
     "decomposes": "responses that decompose", "decomposes_fully": "down to single digits",
     "steps": "steps of arithmetic", "no_answer_share": "responses without an answer",
-    "cut_share": "responses cut at the cap",
+    "cut_share": "responses cut at the cap", "verifier_error": "verdicts that failed",
 }  # fmt: skip
 
 COUNTS = ("tokens", "attempts", "steps")  # what begins so is a number a response; the others are shares
+
+
+DIGESTS = {  # key of a run's environment -> what has that digest
+    "changes_digest": "uncommitted changes", "task_digest": "task files", "model_digest": "model files",
+}  # fmt: skip
+
+
+def options(differences: dict, hidden=()) -> list[str]:
+    """The options in which a run differs from its preset, in words such as `lr 0.0001`."""
+    told = []
+    for name, value in differences.items():
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if name in ("model", "task"):  # where it lay on one machine is nobody else's concern
+            text = Path(text).name
+        if name not in hidden:
+            told.append(f"{name} {text or 'none'}")
+    return told
+
+
+def origin(environment: dict) -> list[str]:
+    """What a run was made of: the commit and the digests."""
+    commit = [f"commit {environment['commit'][:10]}"] if environment.get("commit") else []
+    return commit + [f"{what} {environment[key]}" for key, what in DIGESTS.items() if environment.get(key)]
 
 
 def table(base: dict, after: dict | None = None) -> str:
@@ -37,6 +63,8 @@ def table(base: dict, after: dict | None = None) -> str:
         return f"{side[key]:.1f}"
 
     names = ROWS | {k: k for k in base if k.startswith(("pass@", "cons@"))}
+    if not any((side or {}).get("verifier_error") for side in (base, after)):
+        names.pop("verifier_error")
     lines = [f"{'':32}{'base' if after else 'model':24}{'trained' if after else ''}"]
     lines += [f"{names[k]:32}{cell(base, k):24}{cell(after, k) if after else ''}" for k in names if k in base]
     return "\n".join(line.rstrip() for line in lines)
@@ -71,8 +99,12 @@ def side_by_side(before: list[dict], after: list[dict]) -> None:
 def show(run: Path) -> None:
     """Print the summary of a finished run."""
     summary = json.loads((run / "summary.json").read_text())
-    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    samples = read_jsonl(run / "samples.jsonl")
     held = [s for s in samples if s["split"] == "test"]
+    config = json.loads((run / "config.json").read_text())
+    preset = [f"preset {config['preset']}"] if config.get("preset") else []
+    told = [*preset, *options(config.get("differences", {})), *origin(config.get("environment", {}))]
+    print("\n" + ", ".join(told))
     print("\n" + table(summary["base"], summary["trained"]))
     side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])
 

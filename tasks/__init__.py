@@ -8,25 +8,30 @@ A task is a module (one file in this folder, or any file of your own) with three
     reward(completion, example) -> dict              {"reward": float, "correct": bool, ...}
 
 and may have more: SETS, names of problem sets that its option `data` takes; FOR_TEMPLATE, options by
-template; gold(example) -> a right answer, state(answer, example) -> a completion that states
-it (for `python -m tasks NAME --attack`), equivalent(answer, other) -> bool (for a majority vote);
-parse(text) -> the keys of an example that a problem typed by hand sets, TaskError if it is none (for
-`tinyr1.py play`; the other keys are those of a test problem).
+template; REPLACES, {option: the options that cannot stand beside it}; gold(example) -> a right answer,
+state(answer, example) -> a completion that states it (for `python -m tasks NAME` and its --attack);
+equivalent(answer, other) -> bool (for a majority vote); parse(text) -> the keys of an example that a problem
+typed by hand sets, TaskError if it is none (for `tinyr1.py play`; the other keys are those of a test
+problem).
 
-`reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. Every other
-numeric key of its dict becomes a curve: the mean over the responses in which the key is present, so that a
-key may be left out where it does not apply.
+`reward` sees the completion's text alone, never the prompt, and never raises, whatever the text. The key
+"answer" is the answer that the text states, None if it states none: an evaluation counts those without one,
+and lets the others vote (cons@k). Where a task leaves the key out, `find_answer` looks in the text, and
+there is no vote if it finds none in a response that is right. Every other numeric key of the dict becomes a
+curve: the mean over the responses in which the key is present, so that a key may be left out where it does
+not apply.
 """
 
 import difflib
 import importlib
 import importlib.util
 import json
+import re
 import sys
 from hashlib import blake2b
 from pathlib import Path
 
-from tasks._rows import TaskError, read_rows  # noqa: F401  (tasks import both from here)
+from tasks._rows import BadRow, TaskError, json_lines, read_jsonl, read_rows  # noqa: F401  (to be imported)
 
 PROTOCOL = ("examples", "question", "reward")
 HELD_OUT = 10  # one problem in so many belongs to the test split
@@ -113,6 +118,16 @@ def find(name):
     return sets[choose("task", name, [*available(), *sets])], {"data": name}
 
 
+def join_options(task, given, more):
+    """The options `given` by a preset or a run, and `more` over them. One of `more` takes away the given ones
+    that it replaces (the task's REPLACES), and `name=` takes away that one.
+    """
+    replaces = getattr(task, "REPLACES", {})
+    replaced = {old for name, value in more.items() if value for old in replaces.get(name, ())}
+    kept = {name: value for name, value in given.items() if name not in replaced}
+    return {name: value for name, value in (kept | more).items() if value}
+
+
 def read_options(options, defaults):
     """`defaults` updated by `options`, each converted to its default's type (the command line gives strings).
 
@@ -136,6 +151,12 @@ def held_out(*key):
     """
     digest = blake2b(json.dumps(key, default=int).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % HELD_OUT == 0
+
+
+def in_both_splits(train, test):
+    """The test examples that are training examples, too, as a list."""
+    seen = {json.dumps(example, default=str) for example in train}
+    return [example for example in test if json.dumps(example, default=str) in seen]
 
 
 def render(template, question, tokenizer=None):
@@ -178,3 +199,34 @@ def extract_answer(completion):
         return None
     first = text.find("<answer>", max(text.rfind("</answer>", 0, last), 0))  # differs from `last` when nested
     return text[first + len("<answer>") : text.find("</answer>", last)].strip()
+
+
+BOX = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s*(-?[0-9](?:[0-9.,]*[0-9])?|\\frac\s*(?:[0-9]{2}|\{[^{}]*\}\s*\{[^{}]*\})"
+    r"|\s[a-zA-Z](?![a-zA-Z])))|\\.|[{}]",
+    re.DOTALL,
+)
+
+
+def last_box(text):
+    r"""Content of the last closed \boxed{...}, the outermost of nested ones; None if there is none.
+
+    Also of \boxed 3, without braces. An empty box counts where there is no other. Linear time, one pass with
+    a stack of the open braces; only the last TAIL characters are read.
+    """
+    text, opened, found = text[-TAIL:], [], None
+    for sign in BOX.finditer(text):
+        content = sign[1]
+        if sign[0][-1] == "{" and sign[0] != r"\{":
+            opened.append(sign.end() if len(sign[0]) > 1 else None)
+        elif sign[0] == "}" and opened and (start := opened.pop()) is not None:
+            content = text[start : sign.start()]
+        if content is not None:
+            found = content.strip() or found or ""
+    return found
+
+
+def find_answer(completion):
+    """The answer that a completion states after the thinking: in tags, else boxed; None if there is none."""
+    answer = extract_answer(completion)
+    return last_box(after_thinking(completion)) if answer is None else answer

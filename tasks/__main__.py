@@ -15,10 +15,11 @@ import json
 import re
 import sys
 import time
+import traceback
 from itertools import islice
 from pathlib import Path
 
-from tasks import TEMPLATES, TaskError, load, render
+from tasks import TEMPLATES, TaskError, in_both_splits, load, render
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 # Where a task has no fixture of its own, these show what it does with any answer.
@@ -66,11 +67,30 @@ def cases(name, example):
 def first_example(task, name, options):
     """A test problem, else one of the fixture's: a task may ship no problems. Errors: TaskError."""
     try:
-        return next(iter(task.examples("test", **options)))
+        for example in task.examples("test", **options):
+            return example
+        raise TaskError(f"The task {name} has no test problems.")
     except TaskError:
         if options or not (known := fixture(name)):
             raise
         return {key: value for key, value in known[0].items() if key not in ("completion", "correct", "why")}
+
+
+def right_answer(task, example):
+    """The task's own right answer, as a completion; None where it has none to show."""
+    if not (hasattr(task, "gold") and hasattr(task, "state")):
+        return None
+    answer = task.gold(example)
+    return None if answer is None else task.state(answer, example)
+
+
+def verdict(task, completion, example):
+    """What an answer earns, for a column of ten; or what its reward raised."""
+    try:
+        result = task.reward(completion, example)
+        return f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def show(task, name, options, template, number):
@@ -87,13 +107,20 @@ def show(task, name, options, template, number):
     print(f"\n# a prompt, in the template {template!r}")
     print(render(template, task.question(first)))
     print("\n# rewards: ✓ right, · wrong; some answers are to a problem of their own, named at the end")
-    for completion, example, case in cases(name, first):
-        result = task.reward(completion, example)
+    answers = [*cases(name, first)]
+    if (right := right_answer(task, first)) is not None:
+        answers.insert(0, (right, first, {"why": "the task's own right answer"}))
+    for completion, example, case in answers:
         text = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in completion)
         text = text if len(text) <= 60 else text[:20] + " … " + text[-37:]
         own = ", ".join(f"{key} {value}" for key, value in example.items() if first.get(key) != value)
-        print(f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}  {text:60}  {case['why']}"
+        print(f"{verdict(task, completion, example)}  {text:60}  {case['why']}"
               + (f"  ({own[:80]})" if own else ""))  # fmt: skip
+    if right is None:
+        print(
+            "To see what a right answer earns, give the task gold(example) -> a right answer, and "
+            "state(answer, example) -> a completion that states it."
+        )
 
 
 # ---------------------------------------------------------------- the attack
@@ -148,6 +175,24 @@ def trials(task, name, options):
                 yield completion, example, expected, f"{answer}: {what}"
 
 
+def compare_splits(task, options):
+    """Print the size of the splits and return what is wrong with them."""
+    twice = {
+        split: [list(islice(task.examples(split, **options), COMPARED)) for _ in range(2)]
+        for split in ("train", "test")
+    }
+    wrong = []
+    if any([*map(task.question, one)] != [*map(task.question, two)] for one, two in twice.values()):
+        wrong.append("examples: another order or other problems the second time")
+    train, test = twice["train"][0], twice["test"][0]
+    shared = in_both_splits(train, test)
+    print(f"{len(train)} training and {len(test)} test problems, {len(shared)} in both splits")
+    if shared:
+        such = task.question(shared[0])[:80]
+        wrong.append(f"examples: {len(shared)} problems are in both splits, such as {such!r}")
+    return wrong
+
+
 def attack(task, name, options):
     """Print what is checked and every wrong verdict; return how many there are."""
     wrong, tried, slowest = [], 0, (0.0, "")
@@ -170,23 +215,9 @@ def attack(task, name, options):
     if not (hasattr(task, "gold") and hasattr(task, "state")):
         print("no gold answers were mutated: that needs gold(example) and state(answer, example) in the task")
     try:
-        train, test = (
-            [
-                [task.question(e) for e in islice(task.examples(s, **options), COMPARED)]
-                for s in (split, split)
-            ]
-            for split in ("train", "test")
-        )
+        wrong += compare_splits(task, options)
     except TaskError as error:
         print(f"splits not compared: {error}")
-    else:
-        if train[0] != train[1] or test[0] != test[1]:
-            wrong.append("examples: another order or other problems the second time")
-        if shared := set(train[0]) & set(test[0]):
-            wrong.append(
-                f"examples: {len(shared)} problems are in both splits, such as {shared.pop()[:80]!r}"
-            )
-        print(f"{len(train[0])} training and {len(test[0])} test problems, {len(shared)} in both splits")
     for line in wrong:
         print(f"WRONG  {line.encode(errors='replace').decode()}")
     return len(wrong)
@@ -214,6 +245,16 @@ def main():
         show(task, name, options, args.template, args.n)
     except TaskError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # python -m tasks NAME | head
+        sys.exit(1)
+    except Exception as error:  # the task's own mistake
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).stem == name]
+        where = (own or frames)[-1]
+        sys.exit(
+            f"error: the task {args.task} fails in {where.name}, line {where.lineno} of {where.filename}: "
+            f"{type(error).__name__}: {error}"
+        )
 
 
 if __name__ == "__main__":

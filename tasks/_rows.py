@@ -1,64 +1,125 @@
-"""Rows of a data set: from a JSONL or parquet file, or from the Hugging Face hub."""
+"""Rows of a data set: from a JSONL, JSON or parquet file, or from the Hugging Face hub."""
 
 import json
 import re
+import sys
+from functools import cache
 from pathlib import Path
+
+SMALL = 100  # rows: of a smaller file every one must be usable
 
 
 class TaskError(ValueError):
     """A task, option, template or data file that cannot be used: one paragraph for the person who asked."""
 
 
-def read_rows(source, required, optional=(), config=None, split="train", remedy=""):
+class BadRow(ValueError):
+    """One row that cannot be used. The message continues "Row 7 of 'rows.jsonl' ..."."""
+
+
+def json_lines(text):
+    """(line number, line) of every line of a JSONL text that is not blank.
+
+    Only a line feed ends a line: str.splitlines would also split at U+2028, which JSON allows in a string.
+    """
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def read_jsonl(path):
+    """The values of a JSONL file. Errors: OSError, ValueError."""
+    return [json.loads(line) for _, line in json_lines(path.read_text(encoding="utf-8"))]
+
+
+def read_rows(source, required, optional=(), config=None, split="train", remedy="", convert=None):
     """Rows as a list of dicts that hold the `required` fields and, where a row has them, the `optional` ones.
 
-    source: a .jsonl or .parquet file, or a hub id `owner/name`, of which `config` and `split` are read.
+    source: a .jsonl, .json (one object per line, or an array of objects) or .parquet file, or a hub id
+    `owner/name`, of which `config` and `split` are read.
     A required field may be "one|other": either will do. None in a required field counts as missing.
+    convert: row -> what is returned instead of it; BadRow says why a row cannot be used.
     remedy: what to do without the hub. Errors: TaskError, which says what was found and what was expected.
+
+    A row that cannot be used is an error in a data set of fewer than SMALL rows, or where more than half of
+    the rows are like that. Otherwise such rows are left out, and a line on stderr counts and names them. Rows
+    are counted from 1; in a file of one object per line they are its lines.
     """
-    source, path = str(source), Path(source).expanduser()
+    source = str(source)
     fields = [*dict.fromkeys(name for field in (*required, *optional) for name in field.split("|"))]
+    rows = _load(source, fields, config, split, remedy)
+    if not rows:
+        raise TaskError(f"The data set {source!r} holds no rows.")
+    good, bad = [], []
+    for number, row in rows:
+        try:
+            _check(row, required)
+            known = {field: row[field] for field in fields if field in row}
+            good.append(convert(known) if convert else known)
+        except BadRow as error:
+            bad.append(f"Row {number} of {source!r} {error}")
+    if bad and (len(rows) < SMALL or len(bad) > len(rows) / 2):
+        raise TaskError(f"{bad[0]}. {len(bad)} of {len(rows)} rows cannot be used: correct or delete them.")
+    if bad:
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        _warn(f"{len(bad)} of {len(rows)} rows are left out: {'; '.join(bad[:3])}{more}.")
+    return good
+
+
+# cached, because a task reads the same file for both of its splits
+@cache
+def _warn(message):
+    print(f"tinyr1: {message}", file=sys.stderr)
+
+
+def _load(source, fields, config, split, remedy):
+    """[(number, row)] of a file or of the hub; a row that cannot be read is a BadRow. Errors: TaskError."""
+    path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".json", ".parquet") or path.exists():
         if not path.is_file():
             raise TaskError(f"No data file {source!r} (looked for {path.resolve()}).")
         try:
-            rows = _read_parquet(path, fields) if path.suffix == ".parquet" else _read_jsonl(path)
-        except (OSError, UnicodeDecodeError, ImportError) as error:
-            raise TaskError(f"The data file {source!r} cannot be read: {error}") from error
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        rows = _read_hub(source, fields, config, split, remedy)
-    else:
-        raise TaskError(f"{source!r} is neither a .jsonl or .parquet file nor a hub id such as owner/name.")
-    if not rows:
-        raise TaskError(f"The data set {source!r} holds no rows.")
-    for number, row in enumerate(rows, 1):
-        if missing := [f for f in required if all(row.get(name) is None for name in f.split("|"))]:
-            lacks, expected = (", ".join(names).replace("|", " or ") for names in (missing, required))
+            return _read_parquet(path, fields) if path.suffix == ".parquet" else _read_json(path)
+        except UnicodeDecodeError as error:
             raise TaskError(
-                f"Row {number} of {source!r} lacks {lacks}: found the fields "
-                f"{', '.join(row) or '(none)'}, expected {expected}."
-            )
-    return [{field: row[field] for field in fields if field in row} for row in rows]
+                f"The data file {source!r} cannot be read: it is not UTF-8 (byte {error.start + 1} is "
+                f"0x{error.object[error.start]:02x}). Convert it, e.g. iconv -f UTF-16 -t UTF-8 FILE > NEW."
+            ) from error
+        except (OSError, ImportError) as error:
+            raise TaskError(f"The data file {source!r} cannot be read: {error}") from error
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        return _read_hub(source, fields, config, split, remedy)
+    raise TaskError(
+        f"{source!r} is neither a .jsonl, .json or .parquet file nor a hub id such as owner/name."
+    )
 
 
-def _read_jsonl(path):
-    rows = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise TaskError(
-                    f"Line {number} of '{path}' is not JSON ({error}): {line[:60].rstrip()!r}."
-                ) from error
-            if not isinstance(row, dict):
-                raise TaskError(
-                    f"Line {number} of '{path}' holds a {type(row).__name__}: expected one object a line."
-                )
-            rows.append(row)
-    return rows
+def _check(row, required):
+    if isinstance(row, BadRow):
+        raise row
+    if not isinstance(row, dict):
+        raise BadRow(f"holds a {type(row).__name__}: expected one object per row")
+    if missing := [f for f in required if all(row.get(name) is None for name in f.split("|"))]:
+        lacks, expected = (", ".join(names).replace("|", " or ") for names in (missing, required))
+        raise BadRow(f"lacks {lacks}: found the fields {', '.join(row) or '(none)'}, expected {expected}")
+
+
+def _read_json(path):
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        return [(number, _parse(line)) for number, line in json_lines(text)]
+    try:
+        return [*enumerate(json.loads(text), 1)]
+    except (ValueError, RecursionError) as error:
+        raise TaskError(
+            f"The data file '{path}' begins like a JSON array and is not one ({error}): expected "
+            "[{...}, {...}], or one object per line."
+        ) from error
+
+
+def _parse(line):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"is not JSON ({error}): {line[:60].rstrip()!r}")
 
 
 def _read_parquet(path, fields):
@@ -91,4 +152,5 @@ def _read_hub(name, fields, config, split, remedy):
 
 def _table_rows(read, names, fields):
     """Only the columns that are asked for; where none is there, all, so that the error can name them."""
-    return read([field for field in fields if field in names] or names).to_pylist()
+    rows = read([field for field in fields if field in names] or names).to_pylist()
+    return [*enumerate(rows, 1)]

@@ -9,13 +9,24 @@ structure (`_answers.py`), by the values of its formulas (`_algebra.py`) and as 
 (`_regions.py`). No answer takes long, by construction: nothing is simplified, solved or searched for.
 """
 
+import math
 import random
 import re
 from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 
-from tasks import TAIL, TaskError, after_thinking, choose, extract_answer, held_out, read_options, read_rows
+from tasks import (
+    BadRow,
+    TaskError,
+    after_thinking,
+    choose,
+    extract_answer,
+    held_out,
+    last_box,
+    read_options,
+    read_rows,
+)
 from tasks._answers import same, squeeze
 from tasks._latex import MAX_LENGTH, TooComplex
 
@@ -60,8 +71,9 @@ SETS = {
     "math": ("EleutherAI/hendrycks_math", MATH_CONFIGS, "train", "test"),
     "math-lighteval": ("DigitalLearningGmbH/MATH-lighteval", [None], "train", "test"),
 }
-FIELDS = ("problem|question", "answer|solution")
-MORE_FIELDS = ("solution", "level", "subject", "type")
+# of rows as MATH, GSM8K, DeepMath, SimpleRL and verl have them
+FIELDS = ("problem|question|prompt|extra_info", "answer|final_answer|reward_model|solution")
+MORE_FIELDS = ("level", "subject", "type")
 
 
 # ---------------------------------------------------------------- problems
@@ -144,35 +156,66 @@ def _remedy(name):
 
 def _rows(source, **where):
     """[{"problem", "answer", "level", "subject"}] of a file or of the hub. Errors: TaskError."""
-    problems = []
-    for number, row in enumerate(read_rows(source, FIELDS, MORE_FIELDS, **where), 1):
-        problem, answer = row.get("problem") or row.get("question"), gold_answer(row)
-        if not isinstance(problem, str) or not answer:
-            raise TaskError(
-                f"Row {number} of {str(source)!r} has no problem text, or no answer: expected an `answer`, "
-                "or a `solution` with a \\boxed{} in it."
-            )
-        level = re.search("[0-9]+", str(row.get("level")))
-        problems.append(
-            {
-                "problem": problem,
-                "answer": answer,
-                "level": int(level[0]) if level else None,
-                "subject": row.get("subject") or row.get("type"),
-            }
-        )
-    return problems
+    return read_rows(source, FIELDS, MORE_FIELDS, convert=_problem, **where)
+
+
+def _problem(row):
+    row = _plain_fields(row)
+    names = ("problem", "question", "prompt")
+    texts = [row[name] for name in names if isinstance(row.get(name), str) and row[name].strip()]
+    if not texts:
+        raise BadRow("has no problem text: expected it in `problem`, `question` or `prompt`")
+    level = re.search("[0-9]+", str(row.get("level")))
+    return {
+        "problem": texts[0],
+        "answer": gold_answer(row),
+        "level": int(level[0]) if level else None,
+        "subject": row.get("subject") or row.get("type"),
+    }
+
+
+def _plain_fields(row):
+    """verl's layout in the fields of the others: `reward_model.ground_truth` is the answer, the last message
+    of the user in `prompt` is the problem, and what `extra_info` holds counts where the row lacks it.
+    """
+    fields = dict(row["extra_info"]) if isinstance(row.get("extra_info"), dict) else {}
+    if isinstance(row.get("reward_model"), dict):
+        fields["answer"] = row["reward_model"].get("ground_truth")
+    fields |= {name: value for name, value in row.items() if value is not None}
+    if isinstance(fields.get("prompt"), list):
+        messages = [message for message in fields["prompt"] if isinstance(message, dict)]
+        said = [message.get("content") for message in messages if message.get("role") == "user"]
+        fields["prompt"] = said[-1] if said else None
+    return fields
+
+
+# \boxed 3, as some of MATH's solutions have it: the rest of the formula is the answer
+BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z]|\s*\{)\s*([^$\n]+?)\.?\s*(?=\$|\\[)\]\\]|\\end\b|\n|\Z)")
 
 
 def gold_answer(row):
-    """The answer of a row: its `answer` (behind #### as in GSM8K, or boxed), else its solution's last box."""
-    answer = row.get("answer")
-    if answer is None:
-        return last_box(str(row.get("solution") or ""))
+    """The answer of a row as text: its `answer` or `final_answer` (after #### as in GSM8K, or boxed), else
+    the last box of its `solution`. Errors: BadRow.
+    """
+    given = [row[name] for name in ("answer", "final_answer") if row.get(name) not in (None, "")]
+    answer = given[0] if given else _boxed(str(row.get("solution") or "")) or ""
+    if isinstance(answer, list):
+        if len(answer) != 1:
+            raise BadRow(f"has {len(answer)} answers: expected one")
+        answer = answer[0]
+    usable = isinstance(answer, (str, int, float)) and not isinstance(answer, bool)
+    if not usable or isinstance(answer, float) and not math.isfinite(answer):
+        raise BadRow(f"has the answer {answer!r}: expected a text or a finite number")
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
-    answer = str(answer).rpartition("####")[2].strip()
-    return last_box(answer) or answer
+    text = str(answer).rpartition("####")[2].strip()
+    if not text:
+        raise BadRow("has no answer: expected an `answer`, or a `solution` with a \\boxed{} in it")
+    return _boxed(text) or text
+
+
+def _boxed(text):
+    return last_box(BARE_BOX.sub(r"\\boxed{\1}", text))
 
 
 def _filtered(problems, o):
@@ -226,31 +269,6 @@ def reward(completion, example):
 def stated(completion, form="boxed"):
     """The answer that a completion states behind its thinking, in boxes or in tags; None if there is none."""
     return last_box(after_thinking(completion)) if form == "boxed" else extract_answer(completion)
-
-
-BOX = re.compile(
-    r"\\(?:boxed|fbox)(?:\s*\{|\s*(-?[0-9](?:[0-9.,]*[0-9])?|\\frac\s*(?:[0-9]{2}|\{[^{}]*\}\s*\{[^{}]*\})"
-    r"|\s[a-zA-Z](?![a-zA-Z])))|\\.|[{}]",
-    re.DOTALL,
-)
-
-
-def last_box(text):
-    r"""Content of the last closed \boxed{...}, the outermost of nested ones; None if there is none.
-
-    Also of \boxed 3, without braces. An empty box counts where there is no other. Linear time, one pass with
-    a stack of the open braces; only the last TAIL characters are read.
-    """
-    text, opened, found = text[-TAIL:], [], None
-    for sign in BOX.finditer(text):
-        content = sign[1]
-        if sign[0][-1] == "{" and sign[0] != r"\{":
-            opened.append(sign.end() if len(sign[0]) > 1 else None)
-        elif sign[0] == "}" and opened and (start := opened.pop()) is not None:
-            content = text[start : sign.start()]
-        if content is not None:
-            found = content.strip() or found or ""
-    return found
 
 
 def verify(gold, answer):

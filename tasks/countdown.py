@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import combinations, combinations_with_replacement, count, islice
 from math import comb
 
-from tasks import TaskError, choose, extract_answer, held_out, read_options, read_rows
+from tasks import BadRow, TaskError, choose, extract_answer, held_out, read_options, read_rows
 from tasks._arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
 from tasks._attempts import behaviours
 
@@ -47,6 +47,7 @@ OPTIONS = {
     "seed": 0,  # of the training stream; the test problems are the same for every seed
     "limit": 0,  # at most so many examples; 0: train is endless, test has TEST_SIZE (a file: its test rows)
 }
+REPLACES = {"data": ("numbers", "low", "high", "target_low", "target_high")}
 SETS = {"countdown34": "Jiayi-Pan/Countdown-Tasks-3to4"}
 TEST_SIZE = 500
 MAX_INTERMEDIATE = 150  # a generated problem has a solution whose steps stay within it (or target_high)
@@ -69,10 +70,10 @@ def examples(split, **options):
     if o["limit"] < 0:
         raise TaskError(f"Task option limit={o['limit']}: expected a number of examples, or 0 for no limit.")
     if o["data"]:
-        ranges = ("numbers", "low", "high", "target_low", "target_high")
-        if unused := [name for name in ranges if options.get(name) is not None]:
+        if unused := [name for name in REPLACES["data"] if options.get(name) is not None]:
             raise TaskError(
-                f"With data={o['data']} the file's rows are the problems: leave out {', '.join(unused)}."
+                f"With data={o['data']} the file's rows are the problems: leave out {', '.join(unused)} (or "
+                "take the file away with data=)."
             )
         problems = _from_rows(split, SETS.get(o["data"], o["data"]), o["test"] == "all", o["seed"])
     else:
@@ -135,15 +136,15 @@ def _generated(split, o):
     return ((rng.sample(nums, len(nums)), target) for nums, target in rng.sample(held, min(size, len(held))))
 
 
+def _problem(row):
+    nums, target = row["nums"], row["target"]
+    if not isinstance(nums, list) or not nums or {type(n) for n in (*nums, target)} != {int}:
+        raise BadRow("is no problem: expected nums to be a list of integers and target an integer")
+    return nums, target
+
+
 def _from_rows(split, data, everything, seed):
-    rows = []
-    for number, row in enumerate(read_rows(data, ("nums", "target")), 1):
-        nums, target = row["nums"], row["target"]
-        if not isinstance(nums, list) or not nums or {type(n) for n in (*nums, target)} != {int}:
-            raise TaskError(
-                f"Row {number} of {data!r}: expected nums to be a list of integers and target an integer."
-            )
-        rows.append((nums, target))
+    rows = read_rows(data, ("nums", "target"), convert=_problem)
     if everything and split == "test":
         return iter(rows)
     held = TEST_ROWS if len(rows) >= TRAIN_ROWS + TEST_ROWS else max(1, min(TEST_ROWS, len(rows) // 10))

@@ -41,6 +41,7 @@ OPTIONS = {
     "seed": 0,  # of the training stream; the test problems are the same for every seed
     "limit": 0,  # at most so many examples; 0: train is endless, test has TEST_SIZE
 }
+REPLACES = {"digits": ("low", "high"), "low": ("digits",), "high": ("digits",)}
 TEST_SIZE = 1_000
 ENUMERABLE = 20_000  # problems up to which the test is listed in full, instead of drawn
 MAX_DRAWS = 10_000  # in vain, before the ranges are taken to hold no problem

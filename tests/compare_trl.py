@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
-import rollout
+import cpu
 import tinyr1
 from models import load_model, pick_attention, pick_precision
 from tasks import countdown
@@ -126,13 +126,13 @@ def main():
     except ImportError:
         print("skipped: TRL is not installed (pip install trl==1.16.*)")
         return
-    rollout.keep_memory()
+    cpu.prepare()
     torch.manual_seed(0)
     base = [f"--{name}={getattr(a, name)}" for name in ("prompts", "group", "max_new_tokens")]
     ours = [Ours("fp32", base)]
     if pick_precision("auto", torch.device("cpu")) != "fp32":
         ours.append(Ours("bf16", base))  # what `auto` takes here
-    stream = tinyr1.problems(countdown, "train", ours[0].cfg, ours[0].tokenizer)
+    stream = tinyr1.Problems(countdown, "train", ours[0].cfg, ours[0].tokenizer)
     batches = [list(islice(stream, a.prompts)) for _ in range(a.steps + 1)]
     rows = run_trl(trl, transformers, ours, batches, a.micro, a.max_new_tokens)
 

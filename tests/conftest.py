@@ -1,4 +1,3 @@
-import json
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: xdist's workers and what they start
@@ -7,6 +6,7 @@ import torch
 
 import minibase
 import runfolder
+from tasks import read_jsonl
 
 
 @pytest.fixture(scope="session")
@@ -53,4 +53,4 @@ def bandit(tmp_path):
 @pytest.fixture
 def rows():
     """Reader of a JSONL file."""
-    return lambda path: [json.loads(line) for line in path.read_text().splitlines()]
+    return read_jsonl

@@ -102,6 +102,20 @@ def test_bootstrap_covers_about_as_often_as_it_says():
     assert aha.bootstrap([2.0]) == (2, None, None)
 
 
+def test_an_interval_at_the_ends_has_a_width_or_is_not_drawn():
+    for n in (1, 7, 10, 128):
+        assert aha.wilson(0, n)[:2] == (0, 0) and aha.wilson(n, n)[::2] == (1, 1)
+        assert aha.bootstrap([0.0] * n, share=True) == aha.wilson(0, n)
+        assert aha.bootstrap([1.0] * n, share=True) == aha.wilson(n, n)
+        assert aha.bootstrap([3.0] * n) == (3, None, None)
+        assert aha.bootstrap_ratio(np.array([[4.0, 4.0]] * n + [[0.0, 0.0]])) == aha.wilson(n, n)
+    wrong = {f"p{i}": [{"correct": False}] * 2 for i in range(10)}
+    (base, _) = aha.coverage({}, None, [("base", wrong), ("trained", wrong)]).series
+    assert base.points == [[k, *aha.wilson(0, 10)] for k in (1, 2)]
+    assert compare.gap((0.0, 0.0, 0.0, 9), True) == "+0.0 points"
+    assert compare.gap((0.1, 0.0, 0.2, 9), True) == "+10.0 points [+0.0, +20.0]"
+
+
 def test_student_as_in_the_tables():
     for p, freedom, known in ((0.975, 10, 2.228), (0.999, 7, 4.785), (0.95, 60, 1.671), (0.9995, 20, 3.850)):
         assert aha.student(p, freedom) == pytest.approx(known, rel=0.01)
@@ -284,6 +298,32 @@ def test_seeds_are_grouped_and_groups_compared(tmp_path):
     newer = folder(tmp_path / "newer", samples=some_samples(), seed=3, knob="new")  # what others do not have
     groups = compare.grouped(plots.load_runs([*good, newer, bad[0]]))
     assert [len(runs) for runs in groups.values()] == [4, 1] and "too narrow" in compare.table(groups)
+
+
+def digests(path, **found):
+    content = json.loads((path / "config.json").read_text()) | {"environment": found}
+    (path / "config.json").write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("key", ["task_digest", "model_digest", "changes_digest"])
+def test_what_differs_in_a_digest_is_never_pooled(tmp_path, key):
+    known = {"task_digest": "aa", "model_digest": "bb", "changes_digest": ""}
+    runs = [digests(folder(tmp_path / f"mini{i}", seed=i), **known) for i in range(2)]
+    runs.append(digests(folder(tmp_path / "edited", seed=2), **known | {key: "cc"}))
+    groups = compare.grouped(plots.load_runs(runs))
+    assert [len(members) for members in groups.values()] == [2, 1] and f"{key} cc" in groups
+    unknown = digests(folder(tmp_path / "old", seed=3), **known | {key: None})
+    groups = compare.grouped(plots.load_runs([*runs, unknown]))
+    assert [len(members) for members in groups.values()] == [3, 1]
+
+
+def test_a_second_run_of_a_seed_is_no_second_seed(tmp_path):
+    runs = [folder(tmp_path / name, seed=seed) for name in "ab" for seed in (0,)]
+    runs += [folder(tmp_path / f"{name}1", seed=1) for name in "ab"]
+    groups = compare.grouped(plots.load_runs(runs))
+    assert [[run.name for run in members] for members in groups.values()] == [["a", "a1"], ["b", "b1"]]
+    assert "± 0.0" not in compare.table(compare.grouped(plots.load_runs(runs[:2])))
 
 
 def test_a_comparison_has_the_panels_of_its_task(tmp_path):

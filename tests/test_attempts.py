@@ -7,12 +7,11 @@ wrong about the value). `answer`: whether the answer copies an attempt that came
 not ("other").
 """
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tasks import _attempts
+from tasks import _attempts, read_jsonl
 
 FIXTURE = Path(__file__).parent / "fixtures/labelled_attempts.jsonl"
 OPENING, CLOSING = {"⟦": "attempt", "⟨": "check"}, "⟧⟩"
@@ -36,7 +35,7 @@ def unmark(marked):
     return "".join(text), sorted(spans, key=lambda span: span[1])
 
 
-CASES = [json.loads(line) for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
+CASES = read_jsonl(FIXTURE)
 
 
 def found_in(text, case):

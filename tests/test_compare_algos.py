@@ -53,6 +53,28 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, in_process, capsys)
     assert tinyr1.main(["compare_algos", "1.5b"]) == 2 and "--token_budget" in capsys.readouterr().err
 
 
+def test_nothing_is_overwritten_that_was_not_asked_for(tiny, bandit, tmp_path, in_process, capsys, make):  # noqa: F811
+    reference = tinyr1.HERE / "plots" / "reference" / "algorithms.md"
+    before, cells = reference.read_bytes(), tmp_path / "cells"
+    argv = ["compare_algos", "--algos", "grpo", "--seeds", "0", "--model", tiny, "--task", bandit]
+    argv += ["--out", str(cells), *QUICK, "--max_new_tokens", "4", "--token_budget", "30"]
+    assert tinyr1.main(argv) == 0
+    assert reference.read_bytes() == before and (cells / "algorithms.md").exists()
+    in_process.clear()
+    (tmp_path / "bandit.py").write_text((tmp_path / "bandit.py").read_text() + "# edited\n")
+    assert tinyr1.main(argv) == 2 and not in_process
+    assert "other settings (the task (its code" in capsys.readouterr().err
+
+    paths = {"whole": [make(run_rows(), "whole")]}
+    algorithms.write(paths, tmp_path / "report-1.5b")
+    assert (tmp_path / "report-1.5b.md").exists() and (tmp_path / "report-1.5b.png").exists()
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "picture.png").write_text("mine")
+    for name in ("README", "picture"):
+        with pytest.raises(curves.NotARun, match="no comparison of algorithms"):
+            algorithms.write(paths, tmp_path / name)
+
+
 def row(step, tokens, **more):
     return {"step": step, "reward": 0.5, "sampled_tokens": tokens, "time/step": 2.0, **more}
 

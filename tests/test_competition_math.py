@@ -1,6 +1,7 @@
 """Competition mathematics: the exam of answer pairs, hostile answers, data sets."""
 
 import json
+import math
 import os
 import random
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from metrics import majority
-from tasks import TaskError, competition_math, render
+from tasks import TaskError, competition_math, read_jsonl, render
 from tasks.__main__ import FIXTURES, completion_of, main
 
 CASES = json.loads((FIXTURES / "competition_math_answers.json").read_text(encoding="utf-8"))
@@ -163,9 +164,8 @@ def test_pairs_from_bug_reports():
 
 @pytest.mark.skipif(not (DATA / "math_train.jsonl").is_file(), reason="needs TINYR1_DATA")
 def test_the_real_rows():
-    lines = (DATA / "math_train.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = random.Random(0).sample(lines, 1500)
-    golds = [json.loads(row)["answer"] for row in rows]
+    rows = random.Random(0).sample(read_jsonl(DATA / "math_train.jsonl"), 1500)
+    golds = [row["answer"] for row in rows]
     assert all(score(gold, gold)["correct"] for gold in golds)
     rng, tried, accepted = random.Random(1), 0, []
     for gold in golds:
@@ -245,20 +245,86 @@ def test_levels_and_subjects(tmp_path):
         ({"problem": "p", "solution": "\\boxed{1}, \\boxed{\\frac12}.", "type": "Algebra"}, "\\frac12"),
         ({"problem": "p", "solution": "\\boxed{1}", "answer": "2"}, "2"),
         ({"problem": "p", "answer": "\\boxed{3}", "level": "Level 4"}, "3"),
+        ({"problem": "p", "solution": "\\boxed{1}, so $x=\\boxed 3$."}, "3"),
+        ({"problem": "p", "solution": "$\\fbox 3.5.$"}, "3.5"),
+        ({"problem": "p", "solution": "\\[\\boxed \\frac{1}{2}.\\]"}, "\\frac{1}{2}"),
+        ({"problem": "p", "solution": "x &= \\boxed{2} \\\\ y"}, "2"),
+        ({"problem": "p", "answer": ["36"]}, "36"),
+        ({"problem": "p", "answer": [36.0]}, "36"),
+        ({"problem": "p", "final_answer": "\\frac12"}, "\\frac12"),
+        ({"problem": "p", "answer": "", "solution": "\\boxed{4}"}, "4"),
+        ({"prompt": "p", "reward_model": {"ground_truth": "7", "style": "rule"}}, "7"),
+        (
+            {
+                "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
+                "reward_model": {"ground_truth": ["7"]},
+                "extra_info": {"index": 3},
+            },
+            "7",
+        ),
+        (
+            {
+                "prompt": [{"role": "user", "content": "p Think step by step."}],
+                "reward_model": {"ground_truth": "7"},
+                "extra_info": {"question": "p", "answer": "3+4=7", "level": 4},
+            },
+            "7",
+        ),
     ],
 )  # fmt: skip
 def test_the_fields_of_data_sets(tmp_path, row, answer):
     (example,) = first(9, "test", data=write(tmp_path / "rows.jsonl", [row]), test="all")
     assert (example["problem"], example["answer"]) == ("p", answer)
-    assert example["subject"] == row.get("type") and example["level"] == (4 if "level" in row else None)
+    assert example["subject"] == row.get("type") and example["level"] == (4 if "level" in str(row) else None)
+
+
+def test_verls_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {
+            "data_source": "math",
+            "prompt": [{"content": f"What is ${n}+{n}$?", "role": "user"}],
+            "reward_model": {"ground_truth": str(2 * n), "style": "rule"},
+            "extra_info": {"index": n, "split": "train"},
+        }
+        for n in range(3)
+    ]
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    examples = first(9, "test", data=str(path), test="all")
+    assert {e["problem"]: e["answer"] for e in examples} == {
+        f"What is ${n}+{n}$?": str(2 * n) for n in range(3)
+    }
+
+
+def test_a_row_without_an_answer_does_not_block_a_large_file(tmp_path, capsys):
+    bad = {"problem": "?", "solution": "No box."}
+    data = write(tmp_path / "rows.jsonl", [*ROWS, bad, {**bad, "answer": math.nan}])
+    assert len(first(999, "test", data=data, test="all")) == len(ROWS)
+    warning = capsys.readouterr().err
+    assert "2 of 202 rows are left out: Row 201 of" in warning and "has no answer" in warning
+    assert "Row 202" in warning and "has the answer nan" in warning
 
 
 def test_rows_that_cannot_be_used_say_why(tmp_path):
     with pytest.raises(TaskError, match="ships no problems: say data=NAME, one of math500, aime24"):
         first(1)
     for row, expected in (
-        ({"text": "p", "answer": "1"}, "lacks problem or question: found the fields text, answer"),
-        ({"problem": "p"}, "lacks answer or solution"),
+        ({"text": "p", "answer": "1"}, "lacks problem or question or .*: found the fields text, answer"),
+        ({"problem": "p"}, "lacks answer or final_answer or "),
+        ({"problem": " ", "answer": "1"}, "Row 1 .* no problem text"),
+        ({"prompt": [{"role": "system", "content": "s"}], "answer": "1"}, "Row 1 .* no problem text"),
+        ({"problem": "p", "answer": ["1", "2"]}, "Row 1 .* has 2 answers: expected one"),
+        ({"problem": "p", "answer": []}, "Row 1 .* has 0 answers"),
+        ({"problem": "p", "answer": [None]}, "Row 1 .* has the answer None"),
+        (
+            {"problem": "p", "answer": True},
+            "Row 1 .* has the answer True: expected a text or a finite number",
+        ),
+        ({"problem": "p", "answer": math.nan}, "Row 1 .* has the answer nan"),
+        ({"problem": "p", "answer": -math.inf}, "Row 1 .* has the answer -inf"),
+        ({"problem": "p", "answer": {"value": 1}}, "Row 1 .* has the answer {'value': 1}"),
         ({"problem": "p", "solution": "no box"}, "Row 1 .* no answer"),
         ({"problem": "p", "answer": ""}, "Row 1 .* no answer"),
     ):
@@ -329,6 +395,7 @@ def test_the_prompt():
 
 def attacked(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["tasks", *arguments, "--attack"])
+    monkeypatch.setattr("tasks.__main__.SLOWEST", 60.0)  # on a busy machine
     with pytest.raises(SystemExit) as end:
         main()
     return end.value.code, capsys.readouterr().out

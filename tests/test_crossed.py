@@ -20,6 +20,7 @@ def test_a_table_and_a_figure_of_two_tasks(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "| base | 10.0% | 30.0% | 40.0 | 15.0% | 25.0% | 10.0% | 21.5 |" in output
     assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert crossed.main(models) == 0 and (tmp_path / "base" / "crossed.pdf").exists()
     (tmp_path / "base" / "eval.json").write_text(json.dumps({"sets": {"countdown": {}}}))
     assert crossed.main(models) == 2 and "multiplication" in capsys.readouterr().err
     assert crossed.main([f"x={tmp_path}"]) == 2 and "no finished evaluation" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
+import runfolder
 import tasks
 import tinyr1
+from commands import eval as command
 from metrics import evaluation, majority, pass_at_k
+from plots import summary
 from runfolder import UserError
 
 HERE = Path(__file__).resolve().parent.parent
@@ -56,6 +60,50 @@ def test_the_figures_of_an_evaluation_by_hand():
     assert m["accuracy_ci"] == [0.25, 0.75]  # of two problems
 
 
+def test_the_interval_has_a_width_at_the_ends():
+    for k in (1, 4):
+        low, high = evaluation([record(False, None, 2)] * 10 * k, k)["accuracy_ci"]
+        assert low == 0 and high == pytest.approx(0.2775, abs=1e-4)  # of ten problems, whatever k
+        low, high = evaluation([record(True, "1", 2)] * 10 * k, k)["accuracy_ci"]
+        assert low == pytest.approx(1 - 0.2775, abs=1e-4) and high == 1
+    low, high = evaluation([record(True, "1", 2), record(False, "2", 2)] * 10, 2)["accuracy_ci"]
+    assert low == pytest.approx(0.2366, abs=1e-4) and high == pytest.approx(0.7634, abs=1e-4)
+
+
+def without_answer(correct, completion):
+    found = record(correct, None, 2, completion=completion)
+    del found["answer"]
+    return found
+
+
+def test_a_vote_takes_the_answers_from_the_texts():
+    texts = ["<answer>1</answer>", "so \\boxed{1}", "\\boxed{2}", "none"]
+    records = [without_answer(correct, text) for correct, text in zip((True, True, False, False), texts)]
+    m = evaluation(records, 4)
+    assert m["cons@4"] == 1 and m["pass@1"] == 0.5 and m["no_answer_share"] == 0.25
+    m = evaluation(records, 1)
+    assert m["cons@1"] == m["pass@1"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [without_answer(True, "4"), without_answer(False, "3")],  # none anywhere
+        [without_answer(False, "4"), without_answer(False, "3")],
+        [without_answer(True, "4"), without_answer(False, "<answer>3</answer>")],  # not of the right one
+    ],
+)
+def test_without_answers_there_is_no_vote(records):
+    for k in (1, 2):
+        m = evaluation(records, k)
+        assert not {f"cons@{k}", "no_answer_share"} & set(m) and f"pass@{k}" in m
+
+
+def test_an_answer_that_the_task_did_not_find_is_none():
+    m = evaluation([record(False, None, 2)] * 2, 1)
+    assert m["cons@1"] == m["pass@1"] == 0 and m["no_answer_share"] == 1
+
+
 def test_sets_and_groups(tiny, tmp_path, rows, capsys):
     data = tmp_path / "rows.jsonl"
     lines = [
@@ -82,8 +130,6 @@ def test_sets_and_groups(tiny, tmp_path, rows, capsys):
 
 
 def test_an_interrupted_evaluation_goes_on(tiny, tmp_path, rows, monkeypatch):
-    from commands import eval as command
-
     monkeypatch.setattr(command, "AT_ONCE", 4)  # two problems a chunk
     argv = ["--model", tiny, "--task_args", "wording=short", "--out", tmp_path, "--name", "x", *QUICK]
     assert run(*argv) == 0
@@ -109,8 +155,18 @@ def test_other_settings_or_weights_are_refused(tiny, tmp_path, capsys):
     assert run(*argv) == 0
     assert run(*argv, "--seed", 1) == 2 and "--seed changed" in capsys.readouterr().err
     (model / "model.safetensors").touch()
+    assert run(*argv) == 0  # the same weights, copied or fetched anew
+    with open(model / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"@")  # a norm's 1.0 becomes 4.0
     assert run(*argv) == 2 and "the weights changed" in capsys.readouterr().err
     assert run(*argv, "--overwrite") == 0
+    task, argv = tmp_path / "own.py", [*argv[:2], "--out", tmp_path, "--name", "y", *QUICK]
+    task.write_text(LENIENT)
+    argv += ["--task", task, "--task_args", "wording=short"]
+    assert run(*argv) == 0
+    task.write_text(LENIENT.replace("1.0", "0.5"))
+    assert run(*argv) == 2 and "the tasks' code or data changed" in capsys.readouterr().err
     for bad, message in (
         (["--data", "x"], "SET=FILE"),
         (["--data", "gsm8k=x.jsonl"], "gsm8k"),
@@ -184,8 +240,29 @@ def test_stored_samples_are_graded_again(tmp_path, capsys, rows):
     assert found["accuracy"] == 1 and found["problems"] == 2
     path.write_text(path.read_text() + json.dumps(old[0]) + "\n")
     assert run("--rescore", path) == 2 and "the same number of each" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")  # of no run
     path.write_text("{}\n")
     assert run("--rescore", path) == 2 and "eval_samples.jsonl" in capsys.readouterr().err
+
+
+def test_jsonl_that_ends_in_an_empty_line_or_holds_a_line_separator(tmp_path, capsys, rows):
+    example = {"nums": [3, 8, 5], "target": 16}
+    text = "\u2028\x85<answer>3+8+5</answer>"
+    old = {"task": "countdown", "problem": 0, "example": example, "prompt": "p", "completion": text,
+           "correct": False, "tokens": 5, "finished": True, "split": "test", "step": 0}  # fmt: skip
+    path = tmp_path / "eval_samples.jsonl"
+    path.write_text(json.dumps(old, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert run("--rescore", path) == 0 and "1 of 1 verdicts changed" in capsys.readouterr().out
+    (graded,) = rows(tmp_path / "eval_samples.rescored.jsonl")
+    assert graded["completion"] == text and graded["correct"]
+    a_run = object.__new__(runfolder.Run)
+    a_run.path = tmp_path
+    assert a_run.rows("eval_samples.jsonl") == [old] and a_run.rows("missing.jsonl") == []
+    path.rename(tmp_path / "samples.jsonl")
+    (tmp_path / "summary.json").write_text(json.dumps({"base": {}, "trained": {}, "steps": 0}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "environment": {}}))
+    summary.show(tmp_path)
+    assert "base: wrong" in capsys.readouterr().out
 
 
 def test_a_responses_end_by_template(tiny):
@@ -237,7 +314,69 @@ def test_options_follow_the_template(tmp_path):
         ("r1", [], "answer"), ("qwen-math", [], "boxed"), ("r1", ["format=boxed"], "boxed"),
     ):  # fmt: skip
         cfg = tinyr1.Config(template=template, task_args=[f"data={data}", "test=all", *given])
-        assert next(tinyr1.problems(task, "test", cfg, tokenizer)).example["format"] == expected
+        assert next(tinyr1.Problems(task, "test", cfg, tokenizer)).example["format"] == expected
+
+
+OPTIONS = ["numbers=3", "high=13", "wording=short", "reward=binary"]
+
+
+def options_of(*argv):
+    """{set: its task options} of an evaluation's command line."""
+    cfg, _ = tinyr1.parse("eval", list(argv), command.Eval)
+    return {name: own.task_args for name, (_, own) in command.sets(cfg).items()}
+
+
+@pytest.fixture
+def mini_run(tmp_path, tiny):
+    """Folder of a run of preset mini, with another model in the place of the trained one."""
+    folder = tmp_path / "mini"
+    cfg, _ = tinyr1.parse("train", ["mini"])
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"config": asdict(cfg)}))
+    (folder / "final").symlink_to(tiny)
+    return str(folder)
+
+
+def test_rows_of_ones_own_replace_the_ranges_of_a_preset(mini_run, tmp_path, tiny, capsys):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"nums": [n + 1, 2], "target": n + 3}) + "\n" for n in range(20)))
+    mine = ["wording=short", "reward=binary", f"data={data}"]
+    typed = ["--task", "countdown", "--task_args", f"data={data}"]
+    assert options_of(mini_run, *typed) == {"countdown": mine}
+    assert options_of("mini", *typed) == options_of(*typed) == {"countdown": mine}
+    assert tinyr1.parse("train", ["mini", *typed])[0].task_args == mine
+    spec = f"countdown:data={data}"
+    assert options_of(mini_run, "--task", spec) == {spec: mine}
+    assert options_of(mini_run, "--data", f"countdown={data}") == {"countdown": [*mine, "test=all"]}
+    assert options_of(mini_run, "--task_args", "data=", "high=9") == {
+        "countdown": ["numbers=3", "high=9", "wording=short", "reward=binary"]
+    }
+    assert run(mini_run, *typed, *QUICK, "--out", tmp_path) == 0
+    assert run(mini_run, *typed, "high=9", *QUICK, "--out", tmp_path) == 2
+    assert "leave out high" in capsys.readouterr().err
+    assert options_of("mini-multiply", "--task_args", "low=2", "high=12") == {
+        "multiplication": ["wording=short", "reward=binary", "low=2", "high=12"]
+    }
+
+
+def test_the_miniature_is_asked_in_the_wording_that_it_has_read(mini_run, tmp_path, tiny):
+    products = ["digits=2x2", "wording=short", "reward=binary"]
+    assert options_of() == {"countdown": OPTIONS} == options_of(mini_run)
+    assert options_of("--task_args", "high=9") == {"countdown": [OPTIONS[0], "high=9", *OPTIONS[2:]]}
+    two = "countdown:numbers=4,multiplication"
+    expected = {"countdown:numbers=4": ["numbers=4", *OPTIONS[1:]], "multiplication": products}
+    assert options_of("--task", two) == options_of(mini_run, "--task", two) == expected
+    known = ["wording=short", "reward=binary", "data=countdown34"]
+    assert options_of(mini_run, "--task", "countdown34") == {"countdown34": known}
+    assert options_of("--model", tiny, "--task", "countdown,multiplication") == {
+        "countdown": [], "multiplication": [],
+    }  # fmt: skip
+    assert options_of("--task", "math500") == {"math500": ["data=math500"]}
+    config = Path(mini_run, "config.json")
+    saved = json.loads(config.read_text())
+    saved["config"]["task_args"] = ["wording=short"]  # a run's own task has its own options alone
+    config.write_text(json.dumps(saved))
+    assert options_of(mini_run) == {"countdown": ["wording=short"]}
 
 
 def test_find_knows_tasks_sets_and_files(tmp_path):

@@ -1,6 +1,17 @@
-"""The order of defaults, algorithm, preset and command line."""
+"""The order of defaults, algorithm, preset and command line; help; what is refused or said at the start."""
 
+import json
+import re
+from dataclasses import fields
+
+import pytest
+import torch
+
+import knobs
 import tinyr1
+from commands import compare_algos
+from commands.eval import Eval
+from runfolder import UserError
 
 
 def parse(*argv, command="train"):
@@ -12,8 +23,9 @@ def test_a_typed_algorithm_brings_its_whole_row():
     for name, row in tinyr1.ALGORITHMS.items():
         for argv in (["mini", "--algo", name], ["mini", f"--algo={name}"], ["1.5b", "--algo", name]):
             cfg = parse(*argv)
-            assert {k: getattr(cfg, k) for k in row} == row and cfg.algo == name
-            assert "kl" in row and cfg.task_args == tinyr1.PRESETS[argv[0]]["task_args"]
+            own = tinyr1.PRESETS[argv[0]] if name == "grpo" else {}  # a preset comes after its own algorithm
+            assert {k: getattr(cfg, k) for k in row} == {k: own.get(k, row[k]) for k in row}
+            assert cfg.algo == name and "kl" in row and cfg.task_args == tinyr1.PRESETS[argv[0]]["task_args"]
     assert parse("mini", "--algo", "ppo", "--kl", "0.5", "--lam=0.9").kl == 0.5
     assert parse("--algo", "rloo").adv == "loo" and parse().kl == 0.04
 
@@ -33,3 +45,178 @@ def test_a_control_has_no_other_signal():
     assert parse("mini").overlong == "penalise"
     assert parse("mini", "--reward_mode", "random").overlong == "keep"
     assert parse("mini", "--reward_mode", "random", "--overlong", "penalise").overlong == "penalise"
+
+
+def test_typing_the_presets_own_algorithm_changes_nothing():
+    for preset in tinyr1.PRESETS:
+        assert parse(preset, "--algo", "grpo") == parse(preset) and parse(preset).name == preset
+    assert parse("--algo", "grpo") == parse()
+
+
+def test_a_cell_of_compare_algos_has_its_algorithms_whole_row():
+    args = type("args", (), {"out": "runs"})
+    for name, row in tinyr1.ALGORITHMS.items():
+        cfg = parse(*compare_algos.cell_command(args, ["--lr", "1e-3"], name, "0"))
+        assert {k: getattr(cfg, k) for k in row} == row and cfg.lr == 1e-3
+    assert parse(*compare_algos.cell_command(args, ["--kl", "0.5"], "grpo", "0")).kl == 0.5
+
+
+# ---------------------------------------------------------------- help
+
+
+def shown(capsys, monkeypatch, command, *argv):
+    """{knob: its default as --help shows it}."""
+    monkeypatch.setenv("COLUMNS", "1000")  # nothing is wrapped
+    with pytest.raises(SystemExit) as end:
+        tinyr1.main([command, *argv, "--help"])
+    assert end.value.code == 0
+    options = capsys.readouterr().out.split("\noptions:\n")[1]
+    return dict(re.findall(r"^ +--(\w+)\b.*?\(default: (.*?)\)$", options, re.M | re.S))
+
+
+@pytest.mark.parametrize("preset", [[], *([name] for name in tinyr1.PRESETS)], ids=" ".join)
+@pytest.mark.parametrize("command, Config", [("train", tinyr1.Config), ("eval", Eval)])
+def test_help_shows_what_the_run_would_get(capsys, monkeypatch, command, Config, preset):
+    cfg = tinyr1.parse(command, preset, Config)[0]
+    visible = [f.name for f in fields(Config) if f.name not in getattr(Config, "HIDDEN", ())]
+    defaults = shown(capsys, monkeypatch, command, *preset)
+    assert defaults == {name: str(getattr(cfg, name)) for name in visible}
+
+
+def test_help_follows_what_is_typed(capsys, monkeypatch):
+    assert shown(capsys, monkeypatch, "train")["kl"] == "0.04"
+    assert shown(capsys, monkeypatch, "train", "mini")["lr"] == "0.0004"
+    ppo = shown(capsys, monkeypatch, "train", "mini", "--algo", "ppo")
+    assert (ppo["aux"], ppo["kl"], ppo["lr"]) == ("critic", "0.001", "0.0004")
+    assert shown(capsys, monkeypatch, "train", "--model", "Qwen/Qwen2.5-0.5B")["lr"] == "1e-06"
+
+
+def test_help_of_the_evaluation_of_a_run(capsys, monkeypatch, tmp_path):
+    (tmp_path / "final").mkdir()
+    saved = {"task": "multiplication", "max_new_tokens": 77, "kl": 0.0}
+    (tmp_path / "config.json").write_text(json.dumps({"config": saved}))
+    defaults = shown(capsys, monkeypatch, "eval", str(tmp_path))
+    assert (defaults["task"], defaults["max_new_tokens"]) == ("multiplication", "77")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+IDLE = [  # what does nothing with one update per rollout and no KL, and what makes it act
+    ("--clip_low 0.1", "--epochs 2"),
+    ("--clip_low 0", "--minibatches 2"),
+    ("--clip_high 0.28", "--minibatches 4"),
+    ("--clip_dual 3", "--epochs 2"),
+    ("--ratio sequence", "--epochs 2"),
+    ("--ratio sequence", "--is_cap 2"),
+    ("--surrogate cispo", "--epochs 3"),
+    ("--algo ppo --value_clip 0.5", "--epochs 2"),
+    ("--kl_estimator k1", "--kl 0.1"),
+    ("--kl_in reward", "--kl 0.1"),
+    ("--kl_target 3", "--kl 0.1"),
+    ("--gamma 0", "--adv return"),
+    ("--lam 0", "--algo ppo"),
+    ("--critic head", "--algo ppo"),
+    ("--prm_beta 0.1", "--algo prime"),
+    ("--aux_lr 1e-4", "--algo ppo"),
+    ("--aux_warmup 3", "--algo ppo"),
+    ("--resample 2", "--drop_dead True"),
+    ("--probe_every 0 --probe_problems 9", "--probe_every 5"),
+]
+
+
+@pytest.mark.parametrize("idle, cure", IDLE)
+def test_an_idle_knob_is_refused(idle, cure):
+    with pytest.raises(UserError, match="does nothing here: it needs"):
+        parse("mini", *idle.split())
+    parse("mini", *idle.split(), *cure.split())
+
+
+def test_every_idle_knob_is_tested_and_an_algorithms_own_row_is_no_request():
+    words = " ".join(idle for idle, _ in IDLE)
+    assert all(f"--{name} " in words for names in knobs.IDLE for name in names.split())
+    for name in tinyr1.ALGORITHMS:
+        parse("mini", "--algo", name)
+    parse("mini", "--algo", "dapo", "--drop_dead", "False", "--resample", "0")  # to turn off is no request
+
+
+def test_eval_refuses_knobs_of_training():
+    with pytest.raises(UserError, match="--kl is a knob of training, which eval does not read"):
+        tinyr1.parse("eval", ["mini", "--kl", "0.1"], Eval)
+
+
+def test_a_preset_for_a_gpu_says_at_once_what_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(knobs, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: pytest.fail("it trains"))
+    for command in ("train", "eval"):
+        assert tinyr1.main([command, "0.5b"]) == 2
+        error = capsys.readouterr().err
+        assert "22 GB" in error and "--device cpu" in error and error.count("\n") == 1
+        assert "the model Qwen/Qwen2.5-0.5B and the dataset Jiayi-Pan/Countdown-Tasks-3to4" in error
+    assert tinyr1.main(["compare_algos", "3b", "--token_budget", "100", "--out", str(tmp_path)]) == 2
+    assert "78 GB" in capsys.readouterr().err
+    (tmp_path / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "1").mkdir(parents=True)
+    rows = tmp_path / "rows.jsonl"
+    rows.touch()
+    assert tinyr1.main(["train", "0.5b", "--task_args", f"data={rows}"]) == 2
+    assert "Not on this machine" not in capsys.readouterr().err
+
+
+def test_a_preset_for_a_gpu_runs_where_it_may(monkeypatch, capsys, tiny):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ran = []
+    monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: ran.append(cfg.device) or {"steps": 1})
+    assert tinyr1.main(["train", "0.5b", "--device", "cpu"]) == 0
+    assert tinyr1.main(["train", "0.5b", "--model", tiny]) == 0  # a small model needs none of it
+    assert tinyr1.main(["train", "mini"]) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24e9, 24e9))
+    assert tinyr1.main(["train", "0.5b"]) == 0 and "estimated" not in capsys.readouterr().out
+    assert tinyr1.main(["train", "1.5b"]) == 0 and "44 GB of GPU memory, and 24 GB" in capsys.readouterr().out
+    assert ran == ["cpu", "auto", "auto", "auto", "auto"]
+
+
+# ---------------------------------------------------------------- the learning rate of another model
+
+
+def test_the_miniatures_learning_rate_is_the_miniatures(monkeypatch, capsys, tiny):
+    monkeypatch.setattr(tinyr1, "train", lambda cfg, preset: {"steps": 1})
+
+    def rate(*argv):
+        assert tinyr1.main(["train", *argv]) == 0
+        return parse(*argv).lr, "No --lr was given" in capsys.readouterr().out
+
+    qwen = ["--model", "Qwen/Qwen2.5-0.5B"]
+    assert rate(*qwen) == rate("mini", *qwen) == rate("mini-dip", *qwen) == (1e-6, True)
+    assert rate(*qwen, "--lr", "3e-5") == rate("mini", *qwen, "--lr=3e-5") == (3e-5, False)
+    assert rate() == rate("--model", tiny) == rate("--model", "minibase") == (2e-4, False)
+    assert rate("mini") == rate("mini", "--model", tiny) == (4e-4, False)
+    assert rate("smollm2", "--model", "runs/smollm2-base") == (1e-5, False)
+
+
+# ---------------------------------------------------------------- what is said at the start
+
+
+def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
+    argv = ["--model", tiny, "--task", bandit, "--task_args", "a=1", "--out", str(tmp_path), "--steps", "1"]
+    argv += ["--prompts", "2", "--group", "4", "--max_new_tokens", "3", "--algo", "dapo", "--resample", "1"]
+    argv += ["--overlong_buffer", "2", "--lr", "5e-3", "--eval_samples", "1", "--device", "cpu"]
+    assert (
+        tinyr1.main(["train", *argv, "--precision", "fp32", *"--clip_high 0.2 --minibatches 2".split()]) == 0
+    )
+    told = capsys.readouterr().out.splitlines()[:3]
+    assert told == [
+        f"model {tiny} | task {bandit} a=1 | template none",
+        "algorithm dapo with clip_high=0.2 minibatches=2 resample=1 overlong_buffer=2 | lr 0.005 constant",
+        "1 steps of 2 prompts x 4 samples of at most 3 tokens | seed 0 | cpu, fp32",
+    ]
+
+
+def test_what_differs_from_the_algorithms_row_is_named():
+    told = knobs.describe(
+        parse("mini", "--token_budget", "500", "--reward_mode", "random"), tinyr1.ALGORITHMS
+    )
+    assert "algorithm grpo with kl=0.0 overlong_buffer=128 reward_mode=random | lr 0.0004 cosine" in told
+    assert "500 sampled tokens" in told and told.count("\n") == 2
+    assert "algorithm gspo |" in knobs.describe(parse("--algo", "gspo"), tinyr1.ALGORITHMS)

@@ -178,6 +178,24 @@ def test_rebuilding_is_one_command(tmp_path, monkeypatch):
     assert torch.equal(on, weights)
 
 
+def test_a_model_is_not_replaced_unasked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    argv = ["minibase.py", "--out", str(tmp_path), "--tokens", "1"]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit):
+        minibase.main()
+    assert "holds a model: give another folder, or --overwrite" in capsys.readouterr().err
+    assert "--out minibase " not in minibase.__doc__
+
+    def begun(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(minibase, "pretrain", begun)
+    monkeypatch.setattr("sys.argv", [*argv, "--overwrite"])
+    with pytest.raises(InterruptedError):
+        minibase.main()
+
+
 def test_same_seed_same_corpus():
     assert stream(50) == stream(50)
     rng = random.Random(0)

@@ -32,10 +32,17 @@ def score(completion, a=23, b=47, **style):
 @pytest.mark.parametrize("case", CASES, ids=[case["why"] for case in CASES])
 def test_every_answer_of_the_fixture(case):
     completion = completion_of(case)
-    result, seconds = fastest(lambda: multiplication.reward(completion, case))
+    result = multiplication.reward(completion, case)
     assert (result["correct"], result["answered"]) == (case["correct"], case["answered"])
     assert result["reward"] == (1.0 if case["correct"] else 0.1 if case["answered"] else 0.0)
-    assert seconds < 0.005
+
+
+@pytest.mark.timing
+def test_verdicts_are_fast():
+    for case in CASES:
+        completion = completion_of(case)
+        _, seconds = fastest(lambda text=completion, c=case: multiplication.reward(text, c))
+        assert seconds < 0.005, case["why"]
 
 
 def test_the_exam_is_large():
@@ -232,6 +239,7 @@ def test_behaviours_of_one_response():
     assert "partials_add_up" not in score(thought)  # no product is stated
 
 
+@pytest.mark.timing
 def test_rewards_are_fast_where_much_is_to_be_read():
     tables = "".join(f"{i}*{j}={i * j}, " for i in range(2, 14) for j in range(40, 52)) * 40
     sums = "(1+2+3+4+5+6)*(1+2+3+4+5+6)=(2+3+4+5+6+7)*(2+3+4+5+6+7)\n" * 300

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from plots import algorithms, compare
 from plots import curves as plots
 
 PARTS = ("selection", "persistence", "both", "rest")
@@ -38,12 +40,11 @@ def run_rows(steps: int = 12) -> list[dict]:
 
 @pytest.fixture
 def make(tmp_path):
-    def make(rows, name="mini", tail="", **config) -> Path:
+    def make(rows, name="mini", tail="", record=None, **config) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(
-            json.dumps({"config": CONFIG | config, "environment": {"torch": "2"}})
-        )
+        content = {"config": CONFIG | config, "environment": {"torch": "2"}} | (record or {})
+        (folder / "config.json").write_text(json.dumps(content))
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
         return folder
 
@@ -208,6 +209,42 @@ def test_every_number_that_is_logged_is_drawn(make):
     assert {key.removeprefix("eval/").removeprefix("probe/") for key in missing} <= plots.UNDRAWN
     assert {"KL to the reference", "Critic: loss", "task/own"} <= titles(plots.metrics([run])).keys()
     assert all(ax.get_ylabel() for ax in titles(plots.metrics([run])).values())
+
+
+DIFFERENCES = {"lr": 0.001, "task_args": ["numbers=3", "reward=simplerl"], "reward_mode": "random"}
+
+
+def test_a_title_lists_every_option_that_differs_from_the_preset(make):
+    record = {"preset": "mini", "differences": DIFFERENCES}
+    a, b = (make(run_rows(), name, record=record, lr=lr) for name, lr in (("a", 0.001), ("b", 0.002)))
+    alone = plots.curves([plots.load_run(a)]).texts[0]
+    assert alone.get_text() == (
+        "minibase · countdown · grpo · seed 0 · preset mini · lr 0.001 · task_args numbers=3 reward=simplerl"
+    )
+    fig = plots.curves(plots.load_runs([a, b]))
+    assert "lr" not in fig.texts[0].get_text() and "reward=simplerl" in fig.texts[0].get_text()
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a: lr 0.001", "b: lr 0.001"]
+    old = plots.load_run(make(run_rows(), "old"))  # of a version that recorded none of it
+    assert plots.curves([old]).texts[0].get_text() == "minibase · countdown · grpo · seed 0"
+
+
+@pytest.mark.parametrize(
+    "label", ["mini", "mini-lr_" + 9 * "reinforce++", "Models/WW, a run_" * 4, "algo_1" * 50]
+)
+def test_legends_and_titles_stay_on_the_page(make, label):
+    record = {"differences": {f"overlong_buffer_{i}": 128 for i in range(20)}}
+    runs = plots.load_runs([make(run_rows(), str(i), record=record, lr=i) for i in range(13)])
+    for i, run in enumerate(runs):
+        run.name = f"{label}{i}"
+    groups = {run.name: [run] for run in runs}
+    for fig in (plots.curves(runs), plots.metrics(runs), compare.figure(groups), algorithms.draw(groups)):
+        renderer = FigureCanvasAgg(fig).get_renderer()
+        fig.draw_without_rendering()
+        page, legend = fig.bbox, fig.legends[0].get_window_extent(renderer)
+        title = fig.texts[0].get_window_extent(renderer)
+        above = max(ax.title.get_window_extent(renderer).y1 for ax in fig.axes if ax.get_visible())
+        assert 0 <= legend.x0 and legend.x1 <= page.x1 and title.x1 <= page.x1 and title.y1 <= page.y1
+        assert above <= legend.y0 and legend.y1 <= title.y0 + 6  # pixels of the legend's own margin
 
 
 # ---------------------------------------------------------------- the command

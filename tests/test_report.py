@@ -112,6 +112,19 @@ def test_the_page_says_what_the_run_did(tmp_path):
     assert "no aha moment" in content["aha"]["sentence"] and content["aha"]["problem"] is None
 
 
+def test_the_page_says_what_the_run_was_made_of(tmp_path):
+    path = folder(tmp_path / "mini", lr=0.001, task="/home/me/own.py")
+    content = json.loads((path / "config.json").read_text()) | {
+        "preset": "mini", "differences": {"lr": 0.001, "temperature": 0.7, "task": "/home/me/own.py"},
+        "environment": {"commit": "0123456789abcdef", "changes_digest": "c1", "task_digest": "t2"},
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(content))
+    facts = data_of(report.write(path).read_text())["facts"]
+    assert "lr 0.001" in facts and facts.count("lr ") == 1 and "temperature 0.7" in facts
+    assert "preset mini" in facts and "commit 0123456789 · uncommitted changes c1 · task files t2" in facts
+    assert "/home" not in facts
+
+
 def test_a_response_cannot_leave_its_place(tmp_path):
     samples = [sample(0, i, text, prompt=text) for i, text in enumerate(HOSTILE)]
     text = report.write(folder(tmp_path / "<b>&run", samples=samples, model=HOSTILE[1])).read_text()
@@ -303,7 +316,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, expression, seconds=20):
+    def wait(self, expression, seconds=120):
         end = time.monotonic() + seconds
         while not self.run(f"!!({expression})"):
             assert time.monotonic() < end, expression

@@ -163,14 +163,15 @@ def test_samples_that_end_at_their_first_token_leave_their_slots_at_once():
 
 
 def test_every_prompt_is_prefilled_once(monkeypatch):
-    seen, prefill = [], Decoder.prefill
+    model, seen, prefill = make("llama"), [], Decoder.prefill
+    rollout.sampling_path(model)  # which tries a few samples once a model
 
     def counted(self, prompts):
         seen.extend(map(tuple, prompts))
         return prefill(self, prompts)
 
     monkeypatch.setattr(Decoder, "prefill", counted)
-    rollout.generate(make("llama"), PROMPTS, 5, max_new_tokens=20, eos_ids=[0, 1], slots=3)
+    rollout.generate(model, PROMPTS, 5, max_new_tokens=20, eos_ids=[0, 1], slots=3)
     assert seen == [tuple(p) for p in PROMPTS]
 
 

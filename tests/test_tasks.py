@@ -2,13 +2,27 @@
 
 import ast
 import json
-import time
+import os
 from pathlib import Path
 
 import pytest
+from timing import fastest
 
 import tasks
-from tasks import TEMPLATES, TaskError, extract_answer, held_out, load, read_options, read_rows, render
+from tasks import (
+    TEMPLATES,
+    BadRow,
+    TaskError,
+    competition_math,
+    extract_answer,
+    find_answer,
+    held_out,
+    json_lines,
+    load,
+    read_options,
+    read_rows,
+    render,
+)
 
 OWN_TASK = """
 from tasks import extract_answer, held_out
@@ -156,15 +170,26 @@ def test_extract_answer(completion, answer):
     assert extract_answer(completion) == answer
 
 
+@pytest.mark.parametrize(
+    "completion, answer",
+    [
+        ("\\boxed{1} <answer>2</answer>", "2"),
+        ("<answer></answer> \\boxed{1}", ""),
+        ("so \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("<think>\\boxed{1}</think> 1", None),
+        ("<think>\\boxed{1}", None),
+        ("1", None),
+    ],
+)
+def test_an_answer_stands_in_tags_or_in_a_box(completion, answer):
+    assert find_answer(completion) == answer
+
+
+@pytest.mark.timing
 def test_extract_answer_is_fast_on_any_length():
     for text in ("<answer>", "</answer>", "<answer>1</answer>", "<think>", "</think", "<"):
         text = text * (1_000_000 // len(text))
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            extract_answer(text)
-            times.append(time.perf_counter() - start)
-        assert min(times) < 0.005, text[:20]
+        assert fastest(lambda text=text: extract_answer(text))[1] < 0.005, text[:20]
 
 
 # ---------------------------------------------------------------- the held-out split and rows
@@ -201,20 +226,89 @@ def test_rows_of_parquet(tmp_path):
     [
         (None, "No data file"),
         (b"", "holds no rows"),
-        (b'{"a": 1}\n{"a": \n', "Line 2 of .* is not JSON"),
-        (b"[1, 2]\n", "Line 1 of .* holds a list: expected one object a line"),
-        (b"[" * 100_000, "Line 1 of .* is not JSON"),
+        (b'{"a": 1}\n\n{"a": \n', "Row 3 of .* is not JSON .* 1 of 2 rows cannot be used: correct or delete"),
+        (b"[1, 2]\n", "Row 1 of .* holds a int: expected one object per row"),
+        (b'[{"a": 1}]\n[{"a": 2}]\n', "begins like a JSON array and is not one .* one object per line"),
+        (b"[" * 100_000, "begins like a JSON array and is not one"),
         (b'{"b": 1}\n', "Row 1 of .* lacks a: found the fields b, expected a"),
         (b'{"a": 1}\n{"a": null}\n', "Row 2 of .* lacks a"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read: it is not UTF-8 .byte 1 is 0xff.. Convert it, e.g. iconv"),
+        ('{"a": "café"}'.encode("latin-1"), "it is not UTF-8 .byte 11 is 0xe9"),
     ],
 )
 def test_a_data_file_that_cannot_be_used_says_why(tmp_path, content, expected):
     path = tmp_path / "rows.jsonl"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(TaskError, match=expected):
+    with pytest.raises(TaskError, match=expected) as error:
         read_rows(path, ["a"])
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_a_json_array(tmp_path):
+    path = tmp_path / "rows.json"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text(json.dumps([{"a": "\u2028", "b": 2}, {"a": 4}], indent=1), encoding=encoding)
+        assert read_rows(path, ["a"]) == [{"a": "\u2028"}, {"a": 4}]
+
+
+def test_some_bad_rows_of_a_large_file_are_named_and_left_out(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+
+    def write(good, bad):
+        path.write_text('{"a": 1}\n' * good + "".join(bad))
+
+    write(97, ['{"a": \n', "\n", '{"b": 1}\n', "[]\n", '{"a": 2}\n', "7"])
+    for _ in range(2):  # a task reads its file twice, and one warning is enough
+        assert read_rows(path, ["a"]) == [{"a": 1}] * 97 + [{"a": 2}]
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and "4 of 102 rows are left out: Row 98 of" in warning
+    assert "Row 100 of" in warning and "lacks a: found the fields b" in warning
+    assert "Row 101 of" in warning and "Row 103 of" not in warning and "and 1 more" in warning
+    write(98, ["7"])
+    with pytest.raises(TaskError, match="Row 99 of .* 1 of 99 rows cannot be used"):
+        read_rows(path, ["a"])
+    write(60, ["7\n"] * 60)
+    assert len(read_rows(path, ["a"])) == 60
+    write(60, ["7\n"] * 61)
+    with pytest.raises(TaskError, match="Row 61 of .* 61 of 121 rows cannot be used"):
+        read_rows(path, ["a"])
+
+
+def test_a_task_may_convert_and_refuse_rows(tmp_path):
+    def convert(row):
+        if row["a"] < 0:
+            raise BadRow("is negative")
+        return row["a"], row.get("c")
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1, "b": 2, "c": 3}\n{"a": 4}\n')
+    assert read_rows(path, ["a"], ["c"], convert=convert) == [(1, 3), (4, None)]
+    path.write_text('{"a": 1}\n{"a": -1}\n')
+    with pytest.raises(TaskError, match="Row 2 of .* is negative. 1 of 2 rows cannot be used"):
+        read_rows(path, ["a"], convert=convert)
+
+
+@pytest.mark.skipif("TINYR1_DATA" not in os.environ, reason="TINYR1_DATA does not name the real data")
+def test_the_real_rows_of_math(tmp_path, capsys):
+    data = Path(os.environ["TINYR1_DATA"]) / "math_train.jsonl"
+    rows = [json.loads(line) for _, line in json_lines(data.read_text(encoding="utf-8"))]
+    found = competition_math._rows(str(data))
+    assert len(rows) > 11_000
+    assert [row["answer"] for row in found] == [row["answer"].strip() for row in rows]
+    rows[0] = {"problem": "p", "solution": "so $x = \\boxed 3$."}
+    rows[1] = {"problem": "p", "solution": "nothing"}
+    array = tmp_path / "rows.json"
+    array.write_text(json.dumps(rows))
+    assert [row["answer"] for row in competition_math._rows(array)[:2]] == ["3", found[2]["answer"]]
+    assert f"1 of {len(rows)} rows are left out: Row 2 of" in capsys.readouterr().err
+
+
+def test_only_a_line_feed_ends_a_line_of_jsonl():
+    text = '{"a": "1\u2028\x85\x0c2"}\r\n\n \n{"a": 3}\n\n'
+    assert [(number, json.loads(line, strict=False)["a"]) for number, line in json_lines(text)] == [
+        (1, "1\u2028\x85\x0c2"), (4, 3),
+    ]  # fmt: skip
 
 
 def test_the_hub_out_of_reach_says_what_to_do(monkeypatch):
@@ -226,7 +320,7 @@ def test_the_hub_out_of_reach_says_what_to_do(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(TaskError, match="no route to host.*hf download someone/something .*data=FILE"):
         read_rows("someone/something", ["a"])
-    with pytest.raises(TaskError, match="neither a .jsonl or .parquet file nor a hub id"):
+    with pytest.raises(TaskError, match="neither a .jsonl, .json or .parquet file nor a hub"):
         read_rows("something", ["a"])
 
 

@@ -111,7 +111,7 @@ def test_kill_and_resume_is_bit_exact(tiny, tmp_path, rows):
     assert train(*argv, "--name", "whole") == 0
     command = [sys.executable, str(HERE / "tinyr1.py"), "train", *argv, "--name", "killed"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.time() + 120
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.time() + 300
     while not (metrics.exists() and metrics.read_text().count('"reward"') >= 5):
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.005)
@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_a_checkpoint(tiny, tmp_path):
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 130 and "The same command goes on" in output
     state = torch.load(tmp_path / "c" / "checkpoint" / "state.pt", weights_only=True)
     assert state["step"] == len([line for line in metrics.read_text().splitlines() if '"reward"' in line])
@@ -258,7 +258,7 @@ def test_more_bad_input(tiny, tmp_path, capsys):
     refused("tokenizer", "mini", "--model", bare, "--out", tmp_path)
     data = tmp_path / "rows.jsonl"
     data.write_text('{"nums": [1, 2], "target": 3}\n{"nums": [1, 2], "tar')
-    refused("Line 2", "--model", tiny, "--task_args", f"data={data}", "--out", tmp_path)
+    refused("Row 2", "--model", tiny, "--task_args", f"data={data}", "--out", tmp_path)
 
     argv = [
         "mini",
@@ -340,21 +340,6 @@ def test_every_knob_is_read():
         f.name for f in fields(tinyr1.Config) if f"cfg.{f.name}" not in source and f'"{f.name}"' not in source
     ]
     assert not unread
-
-
-def test_a_raising_verifier_is_counted_not_hidden(tiny, tmp_path, rows):
-    task = tmp_path / "broken.py"
-    task.write_text(
-        "import itertools\n"
-        "def examples(split, **o): return itertools.repeat({'n': 1}, 1 if split == 'test' else 10**6)\n"
-        "def question(e): return 'What is 2?'\n"
-        "def reward(c, e): raise RuntimeError('oops')\n"
-    )
-    argv = ["--model", tiny, "--task", task, "--out", tmp_path, "--name", "v", "--steps", 1, *QUICK]
-    assert train(*argv) == 0
-    row = [r for r in rows(tmp_path / "v" / "metrics.jsonl") if "reward" in r][0]
-    assert row["verifier_error"] == 1 and row["reward"] == 0
-    assert "oops" in (tmp_path / "v" / "samples.jsonl").read_text()
 
 
 def test_the_readmes_task_trains_in_the_mini_preset(tiny, tmp_path):

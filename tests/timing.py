@@ -1,4 +1,4 @@
-"""The time of a verdict."""
+"""The time of a verdict, for the tests marked `timing`."""
 
 import time
 
