@@ -67,8 +67,7 @@ class Reader:
     def sum(self):
         value = self.signed(self.product)
         while sign := self.take("([-+])"):
-            term = self.product()
-            value = (sign[1], value, term)
+            value = (sign[1], value, self.signed(self.product))
         return value
 
     def list(self):
@@ -226,10 +225,13 @@ def has_steps(tree):
 
 # Of a value that is no fraction; that two values must share.
 DIGITS, CLOSE_DIGITS = 60, 40
+# Of digits that are lost to rounding.
+NOISE = mpmath.mpf(10) ** (5 - DIGITS)
 # Bits of what functions are applied to.
 MAX_EXPONENT = 64
-# Of the sample points: the first three are positive.
-SCALES = (1, 1, 1000, 1, 1, 1, 1000, Fraction(1, 1000))
+# Of the sample points, of which the first three are positive and few are integers.
+LARGE = Fraction(9973, 10)
+SCALES = (1, 1, LARGE, 1, 1, 1, LARGE, Fraction(1, 1000))
 # Of a step function of an integer.
 PERIOD = 1000
 mp, LOCK = mpmath.MPContext(), threading.Lock()
@@ -272,7 +274,7 @@ class Values:
             return self.evaluate(("abs", tree[1][1]))
         arguments = alike([self.evaluate(branch) for branch in tree[1:]])
         if tree[0] in OPERATIONS:
-            return small(OPERATIONS[tree[0]](*arguments))
+            return operate(tree[0], *arguments)
         if tree[0] == "^":
             return power(*arguments)
         unknown = not names(tree) <= self.known.keys()
@@ -301,11 +303,16 @@ def size(value):
     return value.numerator.bit_length() + value.denominator.bit_length() if isinstance(value, Fraction) else 0
 
 
-def small(value):
-    """The value itself. Errors: TooComplex."""
-    if size(value) > MAX_BITS:
+def operate(name, x, y):
+    """x + y, or -, *, /. Errors: TooComplex; Undecided, where the digits cannot hold both terms of a sum."""
+    found = OPERATIONS[name](x, y)
+    if size(found) > MAX_BITS:
         raise TooComplex("a number too large")
-    return value
+    if name in "*/" or isinstance(found, Fraction):
+        return found
+    if x and y and abs(mp.mag(x) - mp.mag(y)) > mp.prec + 20:
+        raise Undecided
+    return found if abs(found) > NOISE * abs(x) else mp.zero
 
 
 def power(base, exponent):
@@ -343,7 +350,10 @@ def call(name, arguments):
         return -((-value.real) ** (1 / degree)) if real else value ** (1 / degree)
     if name not in ("ln", "log", "lg") and max(map(mp.mag, arguments)) > MAX_EXPONENT:
         raise Undecided
-    return getattr(mp, OF_REALS.get(name, name))(*arguments)
+    found = getattr(mp, OF_REALS.get(name, name))(*arguments)
+    # sin(pi), ln(1)
+    noise = name != "exp" and abs(found) < NOISE and mp.mag(arguments[0]) > -MAX_EXPONENT
+    return mp.zero if noise else found
 
 
 def value(tree, point, **known):
@@ -358,18 +368,20 @@ def value(tree, point, **known):
 def sampled(*trees):
     """Rows of the trees' values at the sample points; none if one of the first two points has no value.
 
-    Elsewhere a point at which a value is not real says nothing, as in x√x = √x³, unless they hold an i.
+    Where all values are real at a few points, the other points say nothing, as in x√x = √x³, unless the
+    trees hold an i.
     """
     rows = []
-    imaginary = any(("name", "i") in leaves(tree) for tree in trees)
     for point in range(len(SCALES) if any(map(names, trees)) else 1):
         row = [value(tree, point) for tree in trees]
         if None in row:
             if point < 2:
                 return []
-        elif point < 3 or imaginary or all(map(is_real, row)):
+        else:
             rows.append(row)
-    return rows
+    real = [row for row in rows if all(map(is_real, row))]
+    imaginary = any(("name", "i") in leaves(tree) for tree in trees)
+    return rows if imaginary or len(real) < 2 else real
 
 
 def is_real(x):
@@ -380,7 +392,7 @@ def close(x, y):
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     x, y = mp.convert(x), mp.convert(y)
-    return abs(x - y) <= mp.mpf(10) ** -CLOSE_DIGITS * max(abs(x), abs(y)) + mp.mpf(10) ** (5 - DIGITS)
+    return abs(x - y) <= mp.mpf(10) ** -CLOSE_DIGITS * max(abs(x), abs(y))
 
 
 # ---------------------------------------------------------------- verdicts

@@ -148,15 +148,16 @@ def _group(text, thousands):
     if not (group := bracketed(text)):
         return None
     opening, inside, closing = group
+    # {x | 2 < x < 3}
+    builder = re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*[|:](.*)", inside)
+    if builder and opening in "{" + OPEN:
+        return _read(builder[1])
     items = split(inside, ITEMS)[0]
     # Braces that only group, or a set's without their backslashes.
     if opening + closing == "{}":
         inner = _read(inside, thousands)
         return Node("set", inner.value, text) if inner.kind == "list" else inner
     if opening == OPEN and closing == CLOSE:
-        if builder := re.fullmatch(r"[a-z](?:\s*\\in\s*\\Reals)?\s*[|:](.*)", inside):
-            # {x | 2 < x < 3}
-            return _read(builder[1])
         return Node("set", _flat(_read(item, False) for item in items[:MAX_ITEMS] if item), text)
     if len(items) > 1 and OPEN + CLOSE not in opening + closing:
         brackets = opening + closing if len(items) == 2 else "()"
@@ -331,6 +332,8 @@ def _same(g, a):
             return alike and all(_all(row, row2) for row, row2 in zip(rows, others))
         case ("list" | "set", "list" | "set"):
             return _same_items(g, a)
+        case ("list", "formula") | ("formula", "list") if CHOICES.fullmatch(g.source + a.source):
+            return re.sub("[^A-H]", "", g.source) == re.sub("[^A-H]", "", a.source)
         case ("list", "tuple") | ("tuple", "list"):
             return _same_tuple(g, a)
         case "tuple", "tuple":
@@ -417,6 +420,8 @@ def _same_time(g, a):
 
 
 MARKED = re.compile(rf"[{WORD}]|\\ldots|(?=.*[a-zA-Z]{{3}})[a-zA-Z0-9 .,']+$")
+# A, C and AC
+CHOICES = re.compile(f"[A-H ,{WORD}{END}]+")
 # A name, such as CD or LQSX.
 STRING = re.compile(r"(?:m?\\(?:angle|triangle) ?)?[A-Z]{2,}")
 
@@ -494,11 +499,18 @@ def _values(node, gold):
     if node.kind != "relation":
         return [node]
     operators, sides = node.value
-    if is_name(sides[0], loose=not gold):
+    if is_name(sides[0], loose=not gold) and not (gold and _implicit(sides)):
         sides, operators = sides[1:], operators[1:]
     elif gold and not all(map(_constant, sides)):
         return []
     return sides if gold or r"\approx" not in operators else sides[: operators.index(r"\approx") + 1]
+
+
+def _implicit(sides):
+    r"""Whether an equation gives a quantity by itself, as \tan x = 2x does."""
+    trees = [tree for tree in map(_tree, sides) if tree]
+    unknowns = [{leaf for leaf in leaves(tree) if leaf[0] == "name" and names(leaf)} for tree in trees]
+    return any(unknowns[0] & others for others in unknowns[1:])
 
 
 def _same_regions(g, a):

@@ -17,17 +17,17 @@ class TooComplex(ValueError):
 # One character each stands for what LaTeX spells out; the text that is read cannot hold them any more.
 ROW, WORD, END, OPEN, CLOSE, MONEY = "⏎", "«", "»", "⦃", "⦄", "¤"
 SIGNS = {
-    "−": "-", "–": "-", "‐": "-", "‑": "-", "－": "-", "÷": "/", "⁄": "/", "∕": "/",
+    "−": "-", "–": "-", "‐": "-", "‑": "-", "÷": "/", "⁄": "/", "∕": "/",
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "±": r"\pm ", "√": r"\sqrt ",
-    "％": "%", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ",
     "∩": r"\cap ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "…": r"\dots ",
     "°": r"^\circ ", "¢": " cents ", "α": r"\alpha ", "β": r"\beta ", "θ": r"\theta ", "π": r"\pi ",
     "φ": r"\phi ", "∞": r"\infty ", "\xa0": " ", "∠": r"\angle ", "△": r"\triangle ", "λ": r"\lambda ",
-    "ω": r"\omega ", "（": "(", "）": ")", "，": ",", "。": ".",
-    "：": ":", "；": ";", "＝": "=", "＜": "<", "＞": ">", "、": ",",
-    "［": "[", "］": "]", "｛": r"\{", "｝": r"\}", "｜": "|", "／": "/", "￥": "¥", "’": "'", "′": "'",
+    "ω": r"\omega ", "。": ".", "、": ",", "｛": r"\{", "｝": r"\}", "￥": "¥", "’": "'", "′": "'",
 }  # fmt: skip
-PRIVATE = str.maketrans(dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY, "\ufffd") | SIGNS)
+# Chinese texts have signs at the width of their own characters.
+WIDE = {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F) if not chr(code).isalnum()}
+PRIVATE = str.maketrans(WIDE | dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY, "\ufffd") | SIGNS)
 SCRIPT = re.compile("(?P<up>[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+)|(?P<low>[₀₁₂₃₄₅₆₇₈₉]+)|[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
 FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc ln lg log exp max min gcd lcm".split()
@@ -36,7 +36,9 @@ COMMANDS = [*FUNCTIONS, "sqrt", "pi", "cup"]
 # What only says how a formula is set, before \text{} is read.
 LAYOUT = [
     (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
-    (r"\\\$|\\text\{\$\}|[€£¥₹]|\\pounds|\\euro(?![a-z])", MONEY),
+    (r"\\\$|\\text\{(?:\$|USD|Rs\.?)\s*\}|[€£¥₹]|\\pounds|\\euro(?![a-z])", MONEY),
+    (r"(?<=[0-9])\s*(\\text\s*\{)?\s*万", r"\\cdot 10^4 \1"),
+    (r"(?<=[0-9])\s*(\\text\s*\{)?\s*亿", r"\\cdot 10^8 \1"),
     (r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))", r"\\wedge"),  # of vectors
     (r"\\[()\[\]]|\$", ""),
     (r"\\!|\\(?:underline|(?:display|text)style|limits|boldsymbol|rm|bf|it)(?![a-zA-Z])", ""),
@@ -61,6 +63,7 @@ SPELLING = [
     (r"\\lt(?![a-zA-Z])", "<"),
     (r"\\gt(?![a-zA-Z])", ">"),
     (r"\\(?:approx|simeq)(?![a-zA-Z])", r"\\approx "),
+    (r"\\mod(?![a-zA-Z])\s*", r"\\pmod "),
     (r"\*\*", "^"),
     (r"\\(?:times|ast)(?![a-zA-Z])|\*", r"\\cdot "),
     (r"\\div(?![a-zA-Z])", "/"),
@@ -111,7 +114,7 @@ LETTERS = re.compile(
 )
 BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*\.?$")
 BOX = re.compile(r"[\s$*]*(?:\\[(\[])?\s*\\(?:boxed|fbox)\s*\{(.*)\}\s*(?:\\[)\]])?[\s$.*]*", re.DOTALL)
-NUMERAL = r"\s*(\{(?:[0-9]+|[a-z])\}|[0-9]+|[a-z])\s*"
+NUMERAL = r"\s*(\{[0-9a-z+\- ]+\}|[0-9]+|[a-z])\s*"
 COMBINATIONS = re.compile(
     rf"(?<![a-zA-Z\\])(?:C_{NUMERAL}\^{NUMERAL}|C\^{NUMERAL}_{NUMERAL}|(?:\{{\}})?[_^]{NUMERAL}C_{NUMERAL}"
     r"|C\(([0-9]+),([0-9]+)\))"
@@ -126,10 +129,10 @@ INTEGER = re.compile(
 
 def words(text):
     """The words and signs of a text, in small letters, without marks, articles and commands."""
-    text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text.lower())
-    found = re.findall(r"[a-z0-9一-鿿]+|[-+/^*=<>]|\\cdot", text.replace("\\", " \\"))
-    found = [word for word in found if word not in ("a", "an", "the")] or found
-    return " ".join(found)
+    text = re.sub("(?<![a-zA-Z])(?:[A-Z]+|[A-Z][a-z]*)(?![a-zA-Z])", lambda m: m[0].lower(), text)
+    text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)
+    text = re.sub(r"\b(?:an?|the)\s+(?=[a-z]{2})", "", text)
+    return " ".join(re.findall(r"[a-zA-Z0-9一-鿿]+|[-+/^*=<>]|\\cdot", text.replace("\\", " \\")))
 
 
 def tidy(text):

@@ -56,7 +56,7 @@ def compare(left, operator, right, unknown, x):
         left, right = (at(side, unknown, x) if isinstance(side, tuple) else side for side in (left, right))
     except NO_VALUE:
         return False
-    if left == right or mp.isfinite(left - right) and close(left, right):
+    if left == right or mp.isfinite(left - right) and (close(left, right) or close(left + 1, right + 1)):
         return operator in ("=", r"\le")
     return operator == r"\ne" or operator != "=" and left < right
 
