@@ -37,7 +37,7 @@ GREEK = (
     r"|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell|pi|infty"
 )
 NAME = (
-    r"(?:\\(?:vec|hat|bar|tilde|overline|overrightarrow|angle|triangle)\s*(?:\{[^{}]*\}|[a-zA-Z]+)"
+    r"(?:\\(?:vec|hat|bar|tilde|overline|angle|triangle)\s*(?:\{[^{}]*\}|[a-zA-Z]+)"
     rf"|\\(?:{GREEK})(?![a-zA-Z])|{WORD}[^{END}]*{END}|[a-zA-Z])(?:'*\s*_(?:\{{[^{{}}]*\}}|[0-9a-zA-Z]))?'*"
 )
 BRACKETS = {"(": r"\)", "[": r"\]", "{": r"\}", "|": r"\|", r"\lfloor": r"\\rfloor", r"\lceil": r"\\rceil"}
@@ -223,8 +223,8 @@ def has_steps(tree):
 
 # ---------------------------------------------------------------- values
 
-# Of a value that is no fraction; that two values must share.
-DIGITS, CLOSE_DIGITS = 60, 40
+# Of a value that is no fraction; that two values must share; in which both terms of a sum must be seen.
+DIGITS, CLOSE_DIGITS, SUM_DIGITS = 100, 70, 60
 # Of digits that are lost to rounding.
 NOISE = mpmath.mpf(10) ** (5 - DIGITS)
 # Bits of what functions are applied to.
@@ -310,7 +310,7 @@ def operate(name, x, y):
         raise TooComplex("a number too large")
     if name in "*/" or isinstance(found, Fraction):
         return found
-    if x and y and abs(mp.mag(x) - mp.mag(y)) > mp.prec + 20:
+    if x and y and abs(mp.mag(x) - mp.mag(y)) > SUM_DIGITS * math.log2(10):
         raise Undecided
     return found if abs(found) > NOISE * abs(x) else mp.zero
 

@@ -17,10 +17,12 @@ from tasks._algebra import (
     Values,
     equal,
     leaves,
+    mp,
     names,
     parse,
     same_equation,
     same_inequality,
+    value,
 )  # fmt: skip
 from tasks._latex import (
     CLOSE,
@@ -73,7 +75,8 @@ SPACED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 NO_TEXT = r"(?![\s,;:(=<>+*/^_|]|[A-Z]\b|\\(?:c[ua]p|cdot|setminus|[lg]e|ne|in|to)\b)"
 # (C) 12 is a choice and what it says; (C) or (D) is not.
 LABEL = re.compile(rf"\(?([A-J])(?:\)[:.]?(?![-a-zA-Z])|[.:](?!\s*[a-zA-Z]$))\s*{NO_TEXT}(.+)")
-TIME = re.compile(rf"([0-9]{{1,2}})(?:\s?:\s?([0-5][0-9]))?\s*{WORD}?\s*(?:([aApP])\.?\s?[mM]\.?)?\s*{END}?")
+HALF = r"(?:([aApP])\.?\s?[mM]\.?|noon)?"
+TIME = re.compile(rf"([0-9]{{1,2}})(?:\s?:\s?([0-5][0-9]))?\s*{WORD}?\s*{HALF}\s*{END}?")
 BASE = re.compile(r"(-?)\(?([0-9A-Za-z]*[0-9][0-9A-Za-z]*(?:\.[0-9A-Za-z]+)?)\)?_\{?([0-9]+)\}?")
 MATRIX = re.compile(r"(.*)\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\2\}", re.DOTALL)
 ALL = ("all real numbers", "all reals", "real numbers")
@@ -491,7 +494,7 @@ def _same_value(g, a):
     if any(node.kind == "relation" and not set(node.value[0]) <= EQUAL for node in (g, a)):
         return _same_regions(g, a)
     golds, answers = _values(g, True), _values(a, False)
-    return bool(golds) and all(any(_same(gold, answer) for gold in golds) for answer in answers)
+    return bool(golds and answers) and all(any(_same(gold, a) for gold in golds) for a in answers)
 
 
 def _values(node, gold):
@@ -503,7 +506,24 @@ def _values(node, gold):
         sides, operators = sides[1:], operators[1:]
     elif gold and not all(map(_constant, sides)):
         return []
-    return sides if gold or r"\approx" not in operators else sides[: operators.index(r"\approx") + 1]
+    if gold or r"\approx" not in operators:
+        return sides
+    exact = operators.index(r"\approx") + 1
+    return sides[:exact] if all(_rounds(sides[exact - 1], side) for side in sides[exact:]) else []
+
+
+def _rounds(exact, rounded):
+    """Whether a number may be the rounded value of another: to the last digit, or to 2 %."""
+    trees = _tree(exact), _tree(rounded)
+    if not all(trees) or any(map(names, trees)) or not same_unit(_unit(exact), _unit(rounded)):
+        return False
+    with LOCK:
+        values = [value(tree, 0) for tree in trees]
+    if None in values:
+        return False
+    x, y = map(mp.convert, values)
+    decimals = re.search(r"\.([0-9]*)", rounded.source)
+    return abs(x - y) <= max(mp.mpf(10) ** -len(decimals[1] if decimals else ""), abs(x) / 50)
 
 
 def _implicit(sides):

@@ -53,6 +53,8 @@ SPELLING = [
     (r"\\[lc]?dots(?![a-zA-Z])|(?<=[,\s])\.\.\.", r"\\ldots "),
     (r"\\(?:bar|dot)\s*(?=\{?[0-9])", r"\\overline"),
     (r"\\overline\s*([0-9])", r"\\overline{\1}"),
+    (r"\\overline\s*(?:\{([a-zA-Z])\}|([a-zA-Z]))", r"\\bar{\1\2}"),
+    (r"\\overrightarrow(?![a-zA-Z])", r"\\vec"),
     (r"\\[td]binom", r"\\binom"),
     (r"\{([^{}]+)\\choose(?![a-zA-Z])([^{}]+)\}", r"\\binom{\1}{\2}"),
     (r"\{([,:])\}", r"\1"),
@@ -132,7 +134,7 @@ def words(text):
     text = re.sub("(?<![a-zA-Z])(?:[A-Z]+|[A-Z][a-z]*)(?![a-zA-Z])", lambda m: m[0].lower(), text)
     text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)
     text = re.sub(r"\b(?:an?|the)\s+(?=[a-z]{2})", "", text)
-    return " ".join(re.findall(r"[a-zA-Z0-9一-鿿]+|[-+/^*=<>]|\\cdot", text.replace("\\", " \\")))
+    return " ".join(re.findall(r"[a-zA-Z0-9一-鿿]+|[-+/^*=<>;]|\\cdot", text.replace("\\", " \\")))
 
 
 def tidy(text):
