@@ -172,7 +172,7 @@ def _matrix(text):
     whole = MATRIX.fullmatch(text)
     if not whole or whole[3].count(ROW) + whole[3].count("&") >= MAX_ITEMS:
         return None
-    factor = f"({whole[1]})" if whole[1] else ""
+    factor = {"": "", "-": "(-1)"}.get(whole[1].strip(), f"({whole[1]})")
     rows = [row.split("&") for row in whole[3].split(ROW) if row.strip()]
     rows = tuple(tuple(_read(f"{factor}({entry})" if factor else entry) for entry in row) for row in rows)
     return Node("matrix", (whole[2][0] == "v", rows), text)

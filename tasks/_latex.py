@@ -114,7 +114,7 @@ LEAD = re.compile(
 LETTERS = re.compile(
     r"[^a-zA-Z]*|(?![mgshl]$)\(?[a-zA-Z]\)?(?:(?:\s*,\s*(?:and\s)?|\s+and\s+|\s+)[a-zA-Z])*,?"
 )
-BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*\.?$")
+BOLD = re.compile(r"(?<!\S)\*\*(?=\S)([^*]*)(?<=\S)\*\*(?=[\s.]|$)")
 BOX = re.compile(r"[\s$*]*(?:\\[(\[])?\s*\\(?:boxed|fbox)\s*\{(.*)\}\s*(?:\\[)\]])?[\s$.*]*", re.DOTALL)
 NUMERAL = r"\s*(\{[0-9a-z+\- ]+\}|[0-9]+|[a-z])\s*"
 COMBINATIONS = re.compile(
