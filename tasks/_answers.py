@@ -70,8 +70,8 @@ OPERATORS = re.compile(r"=|<|>|\\(?:le|ge|ne|approx|sim|in)(?![a-z])")
 FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 EQUAL, KINDS = {"=", r"\approx"}, {"=", "<", r"\le", r"\ne"}
 ITEMS, SETS = re.compile("[,;]"), re.compile(r"\\(?:cup|cap|setminus)(?![a-z])")
-GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
-SPACED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
+GROUPED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+SPACED = re.compile(r"(?<![0-9.])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9])")
 NO_TEXT = r"(?![\s,;:(=<>+*/^_|]|[A-Z]\b|\\(?:c[ua]p|cdot|setminus|[lg]e|ne|in|to)\b)"
 # (C) 12 is a choice and what it says; (C) or (D) is not.
 LABEL = re.compile(rf"\(?([A-J])(?:\)[:.]?(?![-a-zA-Z])|[.:](?!\s*[a-zA-Z]$))\s*{NO_TEXT}(.+)")
@@ -200,7 +200,7 @@ def _list(items, either, text):
     # x = 1 or x = 2; x_1 = 1, x_2 = 2; x = 1, 2: all of one name
     if len({re.sub(r"_[0-9]+$", "", name) for name in called if name}) == 1 and called[0]:
         if all(called) or not any(called[1:]):
-            nodes = [node.value[1][-1] if name else node for node, name in zip(nodes, called)]
+            nodes = [unnamed(node) if name else node for node, name in zip(nodes, called)]
     return Node("list", _flat(nodes), text)
 
 
@@ -248,6 +248,11 @@ def name_of(node):
     if node.kind != "relation" or not set(node.value[0]) <= EQUAL or not is_name(node.value[1][0]):
         return ""
     return re.sub(r"\\(?:overline|vec|triangle)|m?\\angle|[\s{}|]", "", node.value[1][0].source)
+
+
+def unnamed(node):
+    """The value in x = 5; x = 3 = 5 stays what it is."""
+    return node.value[1][1] if len(node.value[1]) == 2 else node
 
 
 def _leaf(text):
@@ -385,7 +390,7 @@ def _same_tuple(g, a):
     golds, answers = (n.value if n.kind == "list" else n.value[1:] for n in (g, a))
     # x = 1, y = 2
     if g.kind == "tuple" and all(map(name_of, answers)):
-        answers = [item.value[1][-1] for item in sorted(answers, key=name_of)]
+        answers = [unnamed(item) for item in sorted(answers, key=name_of)]
     brackets = (g if g.kind == "tuple" else a).value[0]
     return brackets in ("()", "::") and _all(golds, answers)
 
@@ -522,8 +527,8 @@ def _rounds(exact, rounded):
     if None in values:
         return False
     x, y = map(mp.convert, values)
-    decimals = re.search(r"\.([0-9]*)", rounded.source)
-    return abs(x - y) <= max(mp.mpf(10) ** -len(decimals[1] if decimals else ""), abs(x) / 50)
+    digits = re.match(r"-?[0-9]+\.?([0-9]*)(?!.*[/%])", rounded.source)
+    return abs(x - y) <= max(mp.mpf(10) ** -len(digits[1]) if digits else 0, abs(x) / 50)
 
 
 def _implicit(sides):
