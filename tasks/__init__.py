@@ -201,20 +201,28 @@ def extract_answer(completion):
     return text[first + len("<answer>") : text.find("</answer>", last)].strip()
 
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+BOX = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s*(-?[0-9](?:[0-9.,]*[0-9])?|\\frac\s*(?:[0-9]{2}|\{[^{}]*\}\s*\{[^{}]*\})"
+    r"|\s[a-zA-Z](?![a-zA-Z])))|\\.|[{}]",
+    re.DOTALL,
+)
 
 
 def last_box(text):
     r"""Content of the last closed \boxed{...}, the outermost of nested ones; None if there is none.
 
-    Linear time, one pass with a stack of the open braces; only the last TAIL characters are read.
+    Also of \boxed 3, without braces. An empty box counts where there is no other. Linear time, one pass with
+    a stack of the open braces; only the last TAIL characters are read.
     """
     text, opened, found = text[-TAIL:], [], None
     for sign in BOX.finditer(text):
+        content = sign[1]
         if sign[0][-1] == "{" and sign[0] != r"\{":
             opened.append(sign.end() if len(sign[0]) > 1 else None)
         elif sign[0] == "}" and opened and (start := opened.pop()) is not None:
-            found = text[start : sign.start()].strip()
+            content = text[start : sign.start()]
+        if content is not None:
+            found = content.strip() or found or ""
     return found
 
 

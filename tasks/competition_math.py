@@ -4,9 +4,9 @@ r"""Competition mathematics: MATH and its kin; an answer is a number, an express
     <think>(3,6), (4,5), (5,4), (6,3): 4 of 36.</think>
     The probability is \boxed{\frac{1}{9}}.
 
-Only the last \boxed{} behind the thinking counts. It is compared with the gold answer as text, then by its
-structure and exact numbers (`_answers.py`), then by math-verify in processes that can be killed
-(`_math_worker.py`): no answer takes more than TOTAL seconds, and none can stop a training run.
+Only the last \boxed{} after the thinking counts. It is compared with the gold answer as text, then by its
+structure, by the values of its formulas and as a set of real numbers (`answers.py`, `algebra.py` and
+`regions.py` in `_math/`). No answer takes long, by construction: nothing is simplified, solved or searched for.
 """
 
 import math
@@ -27,9 +27,8 @@ from tasks import (
     read_options,
     read_rows,
 )
-from tasks._answers import same
-from tasks._latex import MAX_LENGTH, TooComplex
-from tasks._workers import WorkerError, Workers
+from tasks._math.answers import same, squeeze
+from tasks._math.latex import MAX_LENGTH, TooComplex
 
 # Rewards of an answer that is (correct, there but wrong, not there).
 REWARDS = {
@@ -72,16 +71,9 @@ SETS = {
     "math": ("EleutherAI/hendrycks_math", MATH_CONFIGS, "train", "test"),
     "math-lighteval": ("DigitalLearningGmbH/MATH-lighteval", [None], "train", "test"),
 }
-WORKERS, SECONDS, TOTAL = (
-    2,
-    1.0,
-    1.9,
-)  # processes; limit of one comparison; limit of a verdict, restart included
 # of rows as MATH, GSM8K, DeepMath, SimpleRL and verl have them
 FIELDS = ("problem|question|prompt|extra_info", "answer|final_answer|reward_model|solution")
 MORE_FIELDS = ("level", "subject", "type")
-
-workers = Workers([str(Path(__file__).with_name("_math_worker.py"))], WORKERS, SECONDS, TOTAL)
 
 
 # ---------------------------------------------------------------- problems
@@ -118,7 +110,6 @@ def examples(split, **options):
                 else f" (test={o['test']})."
             )
         )
-    _start()
     if split == "train":
         orders = (random.Random(f"mathematics {o['seed']} {epoch}") for epoch in count())
         stream = (problem for rng in orders for problem in rng.sample(problems, len(problems)))
@@ -263,8 +254,8 @@ def reward(completion, example):
     gold, error = str(example["answer"]), ""
     try:
         correct = verify(gold, answer)
-    except WorkerError as failure:
-        correct, error = False, str(failure)
+    except Exception as failure:  # a fault of the verifier, which no text may turn into the end of a run
+        correct, error = False, f"{type(failure).__name__}: {failure}"
     return {
         "reward": right if correct else wrong,
         "correct": correct,
@@ -281,49 +272,25 @@ def stated(completion, form="boxed"):
 
 
 def verify(gold, answer):
-    """Whether `answer` says the same as `gold`. Errors: WorkerError, where it could not be found out."""
+    """Whether `answer` says the same as `gold`."""
     answer = " ".join(answer.split())
-    return len(answer) <= MAX_LENGTH and _verify(gold, answer)
+    return _verify(gold, answer) if len(answer) <= MAX_LENGTH else squeeze(gold) == squeeze(answer)
 
 
 @lru_cache(maxsize=1 << 16)
 def _verify(gold, answer):
     try:
-        return same(gold, answer, _undecided)
+        return same(gold, answer)
     except (TooComplex, RecursionError):
         return False
-    except Undecided:
-        reply = workers.ask([gold, answer])
-    if "error" in reply:
-        raise WorkerError(reply["error"])
-    return reply["same"]
 
 
 def equivalent(a, b):
     """Whether two answers, as `stated` gives them, are the same: for a majority of equivalent ones."""
     try:
         return verify(a, b) or verify(b, a)
-    except WorkerError:
+    except Exception:  # as in `reward`
         return False
-
-
-class Undecided(Exception):
-    """It takes algebra."""
-
-
-def _undecided(kind, gold, answer):
-    raise Undecided
-
-
-@lru_cache(maxsize=1)
-def _start():
-    try:
-        workers.start()
-    except WorkerError as error:
-        raise TaskError(
-            f"The verifier does not start ({error}). It needs the packages math-verify and "
-            "latex2sympy2_extended: pip install -r requirements.txt"
-        ) from error
 
 
 # ---------------------------------------------------------------- for `python tinyr1.py tasks NAME --attack`

@@ -1,39 +1,23 @@
-"""Competition mathematics: the exam of answer pairs, hostile answers, workers that are killed, data sets."""
+"""Competition mathematics: the exam of answer pairs, hostile answers, data sets."""
 
 import json
 import math
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from timing import fastest
 
 from commands.tasks import FIXTURES, completion_of, main
 from runtime.metrics import majority
 from tasks import TaskError, competition_math, read_jsonl, render
-from tasks._workers import WorkerError, Workers
 
 CASES = json.loads((FIXTURES / "competition_math_answers.json").read_text(encoding="utf-8"))
 PAIRS = json.loads((FIXTURES / "competition_math_pairs.json").read_text(encoding="utf-8"))
-DATA = Path(__file__).parents[2] / "shared/data/math_train.jsonl"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started():
-    """The verifier's workers, with time enough on a busy machine."""
-    workers = competition_math.workers
-    workers.stop()
-    workers.seconds, workers.total = 10.0, 60.0
-    workers._reset()
-    workers.start()
+DATA = Path(os.environ.get("TINYR1_DATA", "nowhere"))  # real rows, which are not ours to publish
 
 
 def score(answer, gold="42", **style):
@@ -49,6 +33,14 @@ def test_the_exam(pair):
     assert [a for a in pair["accept"] if not verdicts[a]["correct"]] == []
     assert [a for a in pair["refuse"] if verdicts[a]["correct"]] == []
     assert not any(verdict["verifier_error"] for verdict in verdicts.values())
+
+
+def test_numbered_unknowns_are_roots_in_any_order():
+    gold = "x_1=3, x_2=-5"
+    for answer in ("-5, 3", "3,-5", r"x=3 \text{ or } x=-5", "x_1=-5,x_2=3", "x_2=-5, x_1=3", gold):
+        assert score(answer, gold)["correct"], answer
+    for answer in ("3,5", "-3,5", "3", "x_1=3", "x_1=3, x_2=-5, x_3=1"):
+        assert not score(answer, gold)["correct"], answer
 
 
 def test_the_exam_is_rich():
@@ -74,8 +66,7 @@ def test_reward_numbers(name, rewards):
     assert tuple(competition_math.reward(text, example)["reward"] for text in texts) == rewards
 
 
-def test_no_text_raises(monkeypatch):
-    monkeypatch.setattr(competition_math.workers, "ask", lambda request: {"same": False})
+def test_no_text_raises():
     rng = random.Random(0)
     pieces = (
         r"\frac \sqrt \boxed{ { } ( ) [ ] \{ \} , ; : = < \le \cup \pm \infty \text{ \begin{pmatrix} "
@@ -87,21 +78,32 @@ def test_no_text_raises(monkeypatch):
         for gold in (text, "\\frac{1}{2}", "(1,2]", "x=3", "1,2", "\\text{Monday}", "4:30\\text{ p.m.}"):
             result = score(text, gold)
             assert isinstance(result["reward"], float) and isinstance(result["answer"], str | None)
+            assert not result["verifier_error"], (gold, text, result["error"])
     for other in (None, 3, b"\\boxed{42}", ["x"], {}):
         assert competition_math.reward(other, {"answer": "42"})["correct"] is False
 
 
 def test_a_failing_verifier_is_counted_and_the_next_verdict_is_right(monkeypatch):
-    def fail(request):
-        raise WorkerError("time is up")
+    def fail(*answers):
+        raise KeyError("a fault")
 
     with monkeypatch.context() as patch:
-        patch.setattr(competition_math.workers, "ask", fail)
+        patch.setattr(competition_math, "same", fail)
         result = score(r"\sqrt{1764.0}+x", "x+42")
+        assert not competition_math.equivalent("7", "8")
     assert (result["verifier_error"], result["correct"], result["reward"]) == (1.0, False, -0.5)
-    assert result["error"] == "time is up"
+    assert result["error"] == "KeyError: 'a fault'"
     result = score(r"\sqrt{1764.0}+x", "x+42")
     assert result["correct"] and result["verifier_error"] == 0.0 and "error" not in result
+
+
+def test_eight_threads_agree_with_one():
+    asked = [(a, pair["answer"]) for pair in PAIRS for a in pair["accept"] + pair["refuse"]]
+    competition_math._verify.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        found = [*threads.map(lambda pair: score(*pair), asked)]
+    competition_math._verify.cache_clear()
+    assert found == [score(*pair) for pair in asked]
 
 
 def test_votes_of_equivalent_answers():
@@ -118,24 +120,52 @@ def test_votes_of_equivalent_answers():
     assert right == [True, False, False, False] and majority(answers, right, alike) == 0
 
 
-LONG_SUM = "+".join(f"{3 + 2 * k}^{{-{9000 - k}}}" for k in range(32))
+def test_an_answer_joins_only_what_equals_the_first_of_its_class():
+    """5 m and 5 s are no class, though 5 is equal to both."""
+    alike = competition_math.equivalent
+    metres, bare, seconds = r"5\text{ m}", "5", r"5\text{ s}"
+    assert alike(metres, bare) and alike(bare, seconds) and not alike(metres, seconds)
+    votes = [metres, bare, seconds, "7", "7"]  # 2 to 1 to 2: a draw
+    assert majority(votes, [True, True, False, False, False], alike) == 0.5
+    assert majority([bare, metres, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.0
+    assert majority([metres, bare, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.5
 
 
-def test_no_sum_is_too_long():
-    assert not score(LONG_SUM, "5")["correct"]
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "+".join(f"{3 + 2 * k}^{{-{9000 - k}}}" for k in range(32)),
+        r"\exp(\exp(\exp(\exp(1000))))", r"\sin(10^{10^{10}}x)", r"\tan(\exp(\exp(100)))",
+        r"x^{99999^{999}}",
+        r"(\sqrt{10}^{99999})^{99999}!", r"(x!)!!!!!!!", r"\binom{10^{99}}{\sqrt{10^{99}}}",
+        r"\cosh(9^{9999}x)",
+        r"\lfloor 10^{99999}\sqrt{n}\rfloor", r"(((9^{999})^{999})^{999})^{999}",
+        r"\sqrt[10^{99}]{x^{10^{99}}}",
+        r"\ln(\ln(\ln(10^{99999})))x", r"\max(9^{9999},x^{9999},\sin 9^{9999})", "x^{x^{9999}}",
+        r"\sqrt" * 80 + "x", r"\frac" * 60 + "x", "-" * 300 + "x", "(" * 12 + "x" + ")^{99}" * 12,
+        r"\text{m}/" * 40,
+        r"\frac{1}{2004!}", "2004!x",
+        "x_" * 100, "5 m " * 90,
+    ],
+)  # fmt: skip
+def test_no_computation_is_without_bounds(answer):
+    for gold in ("5", r"x+\sqrt{2}", "y=x^2", "(0,5)", "|x|<2", r"\lfloor n/2\rfloor"):
+        for text in (answer, f"y={answer}", f"x<{answer}", f"({answer},5)"):
+            result = score(text, gold)
+            assert not result["correct"] and not result["verifier_error"]
 
 
-@pytest.mark.timing
-def test_verdicts_are_fast():
-    texts = [(completion_of(case), case) for case in CASES]
-    for text, example in [*texts, (rf"\boxed{{{LONG_SUM}}}", {"answer": "5"})]:
-        _, seconds = fastest(lambda text=text, example=example: competition_math.reward(text, example), 1)
-        assert seconds < 2, text[:80]
+@pytest.mark.skipif(not (DATA / "math_pairs.json").is_file(), reason="needs TINYR1_DATA")
+def test_pairs_from_bug_reports():
+    for pair in json.loads((DATA / "math_pairs.json").read_text(encoding="utf-8")):
+        for answer in pair["accept"] + pair["refuse"]:
+            assert score(answer, pair["answer"])["correct"] == (answer in pair["accept"]), (pair, answer)
 
 
-@pytest.mark.skipif(not DATA.is_file(), reason="the real data are not here")
+@pytest.mark.skipif(not (DATA / "math_train.jsonl").is_file(), reason="needs TINYR1_DATA")
 def test_the_real_rows():
-    golds = [row["answer"] for row in random.Random(0).sample(read_jsonl(DATA), 1500)]
+    rows = random.Random(0).sample(read_jsonl(DATA / "math_train.jsonl"), 1500)
+    golds = [row["answer"] for row in rows]
     assert all(score(gold, gold)["correct"] for gold in golds)
     rng, tried, accepted = random.Random(1), 0, []
     for gold in golds:
@@ -144,130 +174,7 @@ def test_the_real_rows():
             other = gold[:at] + rng.choice([d for d in "123456789" if d != gold[at]]) + gold[at + 1 :]
             tried += 1
             accepted += [(gold, other)] * score(other, gold)["correct"]
-    assert tried > 1400 and len(accepted) <= 0.003 * tried, accepted
-
-
-# ---------------------------------------------------------------- workers
-
-ECHO = """
-import json, sys, time
-print("ready", flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    if request == "hang": time.sleep(100)
-    if request == "die": sys.exit()
-    print(json.dumps({"got": request}), flush=True)
-"""
-
-
-@pytest.fixture
-def echo(tmp_path):
-    path = tmp_path / "echo.py"
-    path.write_text(ECHO)
-    workers = Workers([str(path)], 2, 1.0, 60.0)
-    yield workers
-    workers.stop()
-
-
-def test_a_worker_that_hangs_is_killed_and_replaced(echo):
-    echo.start()
-    hung = [worker.process for worker in echo.all]
-    for bad in ("hang", "die", "hang", "die"):
-        with pytest.raises(WorkerError, match="time is up|died"):
-            echo.ask(bad)
-        assert echo.ask(bad + "s") == {"got": bad + "s"}
-    assert [process.returncode is None for process in hung] == [True, False]  # they took turns
-
-
-def test_workers_answer_many_threads_in_their_turn(echo):
-    replies = {}
-    threads = [threading.Thread(target=lambda n=n: replies.update({n: echo.ask(n)})) for n in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert replies == {n: {"got": n} for n in range(20)}
-
-
-def test_all_busy_is_an_error(echo):
-    echo.start()
-    echo.total, errors = 0.5, []
-
-    def ask():
-        with pytest.raises(WorkerError) as error:
-            echo.ask("hang")
-        errors.append(str(error.value))
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(errors) == 6 and "all workers are busy" in errors
-
-
-@pytest.mark.timing
-def test_a_worker_that_hangs_is_an_error_in_time(echo):
-    echo.start()
-    echo.seconds, echo.total = 0.3, 1.9
-
-    def ask():
-        with pytest.raises(WorkerError):
-            echo.ask("hang")
-
-    for _ in range(3):
-        assert fastest(ask, 1)[1] < 1.9
-
-
-def test_stopped_workers_start_again(echo):
-    echo.start()
-    processes = [worker.process for worker in echo.all]
-    echo.stop()
-    assert all(process.returncode is not None for process in processes)
-    assert echo.ask(2) == {"got": 2}
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX")
-def test_the_worker_of_mathematics_ends_by_itself(tmp_path):
-    """Its own alarm ends it in the midst of a computation, and the end of its input when it has none."""
-    command = [sys.executable, competition_math.__file__.replace("competition_math", "_math_worker"), "0.05"]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with subprocess.Popen(command, **pipes) as worker:
-        assert worker.stdout.readline() == b"ready\n"
-        modules = Path(f"/proc/{worker.pid}/maps")
-        assert not modules.exists() or "libtorch" not in modules.read_text()
-        slow = r"\frac{1}{" * 11 + "x" + "}" * 11
-        worker.stdin.write(json.dumps(["x", slow]).encode() + b"\n")
-        worker.stdin.flush()
-        assert worker.wait(timeout=120) == -signal.SIGALRM
-    with subprocess.Popen(command, **pipes) as worker:
-        worker.stdin.close()
-        assert worker.wait(timeout=120) == 0
-
-
-def test_workers_die_with_their_parent(tmp_path):
-    script = (
-        "import os, signal; from tasks import competition_math as m; m.workers.start(); "
-        "print(*[w.process.pid for w in m.workers.all], flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=FIXTURES.parents[1]
-    )
-    pids = [int(pid) for pid in out.stdout.split()]
-    assert len(pids) == competition_math.WORKERS
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and any(alive(pid) for pid in pids):
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat")
-        return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
+    assert tried > 1400 and len(accepted) <= 0.0003 * tried, accepted
 
 
 # ---------------------------------------------------------------- problems

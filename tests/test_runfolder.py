@@ -286,7 +286,7 @@ def test_runs_of_before_the_digests_go_on(tiny, tmp_path, monkeypatch):
 
 def test_the_files_of_a_task(tmp_path):
     names = lambda task, *options: {path.name for path in digests.task_files(task, options)}
-    assert {"competition_math.py", "_math_worker.py", "_latex.py"} <= names("competition_math")
+    assert {"competition_math.py", "algebra.py", "latex.py"} <= names("competition_math")
     assert "countdown.py" not in names("multiplication") and "arithmetic.py" in names("countdown")
     (tmp_path / "rows.jsonl").write_text("")
     (tmp_path / "own.py").write_text("from tasks.countdown import reward\nimport json, near, nowhere\n")

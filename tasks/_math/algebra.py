@@ -1,0 +1,477 @@
+r"""Formulas in LaTeX, read into trees, and compared by their values.
+
+`parse` reads what `latex.tidy` leaves, as TeX and people mean it: `\frac12`, `x^10`, `\sin 2x\cos y`,
+`2\frac13`. A tree is ("number", Fraction), ("name", text) or (function, tree, ...), where function is one of
++ - * / ^ root factorial binom call:f, of FUNCTIONS or of STEPS. `Values` computes it: with
+fractions where that is possible, else to DIGITS digits; unknowns have a value at each of a few points.
+
+Two formulas are equal if they are at all sample points. That decides for what is put together from the four
+operations, powers, roots and elementary functions. It does not for what jumps or bends (STEPS): such a
+function of an unknown is equal to itself only, or, of one integer, compared at two whole periods. Nothing
+here takes long: a value is a fraction of at most MAX_BITS bits, or has DIGITS digits and a checked exponent.
+"""
+
+import math
+import operator
+import random
+import re
+import threading
+from fractions import Fraction
+
+import mpmath
+
+from tasks._math.latex import CLOSE, END, FUNCTIONS, OPEN, WORD, TooComplex, words
+
+# Of an exact number.
+MAX_BITS, MAX_FACTORIAL = 100_000, 5_000
+# Functions whose value jumps or bends: sampling them at points decides nothing.
+STEPS = {"floor", "ceil", "abs", "max", "min", "gcd", "lcm"}
+INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
+CONSTANTS = {"i", "e", r"\pi", r"\infty"}
+# Letters that are functions where a bracket follows.
+CALLED = set("fghFGHPQNE")
+FUNCTION = rf"\\({'|'.join(FUNCTIONS)})(?![a-zA-Z])"
+NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+|\.(?=\\overline))(?:\\overline\{([0-9]+)\})?"
+GREEK = (
+    r"alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|chi"
+    r"|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell|pi|infty"
+)
+NAME = (
+    r"(?:\\(?:vec|hat|bar|tilde|overline|angle|triangle)\s*(?:\{[^{}]*\}|[a-zA-Z]+)"
+    rf"|\\(?:{GREEK})(?![a-zA-Z])|{WORD}[^{END}]*{END}|[a-zA-Z])(?:'*\s*_(?:\{{[^{{}}]*\}}|[0-9a-zA-Z]))?'*"
+)
+BRACKETS = {"(": r"\)", "[": r"\]", "{": r"\}", "|": r"\|", r"\lfloor": r"\\rfloor", r"\lceil": r"\\rceil"}
+AROUND = {"|": "abs", r"\lfloor": "floor", r"\lceil": "ceil"}
+
+
+class Undecided(Exception):
+    """It takes more than exact arithmetic."""
+
+
+class Reader:
+    """Recursive descent over a text; every method returns a tree. Errors: SyntaxError."""
+
+    def __init__(self, text):
+        self.text, self.at, self.bars = text, 0, 0
+
+    def take(self, pattern):
+        """The match of a pattern at the current position, after blanks, or None."""
+        if match := re.compile(rf"\s*{pattern}").match(self.text, self.at):
+            self.at = match.end()
+        return match
+
+    def need(self, pattern):
+        if not self.take(pattern):
+            raise SyntaxError(self.text[self.at :])
+
+    def sum(self):
+        value = self.signed(self.product)
+        while sign := self.take("([-+])"):
+            value = (sign[1], value, self.signed(self.product))
+        return value
+
+    def list(self):
+        items = [self.sum()]
+        while self.take(","):
+            items.append(self.sum())
+        return items
+
+    def signed(self, read):
+        sign = self.take("([-+])")
+        return negative(read()) if sign and sign[1] == "-" else read()
+
+    def product(self):
+        value = self.factor()
+        while True:
+            if self.take(r"\\cdot(?![a-zA-Z])"):
+                value = ("*", value, self.signed(self.factor))
+            elif self.take("/"):
+                divisor = self.signed(self.factor)
+                # 1/2x is half of x, but a/bc is a over bc.
+                while not value[0] == divisor[0] == "number" and self.starts():
+                    divisor = ("*", divisor, self.factor())
+                value = ("/", value, divisor)
+            elif self.starts():
+                value = ("*", value, self.factor())
+            else:
+                return value
+
+    def starts(self, functions=True):
+        """Whether another factor follows without a sign between."""
+        at, digits = self.at, self.text[: self.at].rstrip()[-1:].isdigit()
+        command = r"\\(?:frac|binom|sqrt|lfloor|lceil)(?![a-zA-Z])"
+        found = self.take(FUNCTION) if functions else None
+        found = found or self.take(rf"(?:{command}|[({{\[]|{NAME})")
+        found = found or not digits and self.take("[0-9]") or not self.bars and self.take(r"\|")
+        self.at = at
+        return bool(found)
+
+    def factor(self):
+        value = self.atom()
+        while True:
+            if self.take(r"\^\{\\circ\}"):
+                value = ("/", ("*", value, ("name", r"\pi")), ("number", Fraction(180)))
+            elif self.take(r"\^"):
+                value = ("^", value, self.argument())
+            elif self.take("!"):
+                value = ("factorial", value)
+            elif self.take("%"):
+                value = ("/", value, ("number", Fraction(100)))
+            else:
+                return value
+
+    def argument(self, one_digit=False):
+        r"""What a command or ^ takes: {...}, a number (of \frac its first digit), a letter or a command."""
+        if one_digit and (digit := self.take("([0-9])")):
+            return "number", Fraction(int(digit[1]))
+        return self.signed(self.atom)
+
+    def atom(self):
+        if match := self.take(NUMBER):
+            return self.number(match)
+        if match := self.take(r"(\\(?:lfloor|lceil)(?![a-zA-Z])|[(\[{|])"):
+            self.bars += match[1] == "|"
+            value = self.sum()
+            self.need(BRACKETS[match[1]])
+            self.bars -= match[1] == "|"
+            return (AROUND[match[1]], value) if match[1] in AROUND else value
+        if match := self.take(r"\\(frac|binom)(?![a-zA-Z])"):
+            return "/" if match[1] == "frac" else "binom", self.argument(True), self.argument(True)
+        if self.take(r"\\sqrt(?![a-zA-Z])"):
+            degree = ("number", Fraction(2))
+            if self.take(r"\["):
+                degree = self.sum()
+                self.need(r"\]")
+            return "root", self.argument(), degree
+        if match := self.take(FUNCTION):
+            return self.function(match[1])
+        if match := self.take(f"({NAME})"):
+            return self.name(re.sub(r"[\s{}]", "", match[1]))
+        raise SyntaxError(self.text[self.at :])
+
+    def number(self, match):
+        digits, period = match[1], match[2]
+        value = Fraction(f"0{digits.removesuffix('.')}")
+        if period:
+            places = len(digits.partition(".")[2])
+            value += Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+        elif digits.isdigit() and self.take(r"\\frac(?![a-zA-Z])"):
+            part = ("/", self.argument(True), self.argument(True))
+            proper = part[1][0] == part[2][0] == "number" and part[1][1] < part[2][1]
+            return "+" if proper else "*", ("number", value), part
+        return "number", value
+
+    def function(self, name):
+        power = self.argument() if self.take(r"\^") else None
+        base = [self.argument()] if name == "log" and self.take("_") else []
+        if opening := self.take(rf"([({OPEN}])"):
+            inside = self.list()
+            self.need(r"\)" if opening[1] == "(" else CLOSE)
+        else:
+            inside = [self.factor()]
+            while self.starts(functions=False) and not re.match(r"\s*[(\[]", self.text[self.at :]):
+                inside = [("*", inside[0], self.factor())]
+        if power == ("number", -1) and name in INVERSE:
+            name, power = INVERSE[name], None
+        value = (name, *inside, *base)
+        return ("^", value, power) if power else value
+
+    def name(self, name):
+        if name.startswith(WORD):
+            name = WORD + words(name)
+        called = name[0] in CALLED or name.endswith("'") or self.text.find(",", self.at) > 0
+        if called and (opening := self.take(r"(\^\{-1\})?\(")):
+            arguments = self.list()
+            self.need(r"\)")
+            return f"call:{name}{opening[1] or ''}", *arguments
+        return "name", name
+
+
+def negative(tree):
+    return ("number", -tree[1]) if tree[0] == "number" else ("*", ("number", Fraction(-1)), tree)
+
+
+def parse(text):
+    """The tree of a text, None if it is no formula."""
+    reader = Reader(text)
+    try:
+        tree = reader.sum()
+    except (SyntaxError, ValueError):
+        return None
+    return tree if not text[reader.at :].strip() else None
+
+
+def names(tree):
+    """The unknowns of a tree, as a set: its letters, and the functions that nobody defined."""
+    if tree[0] in ("name", "number"):
+        return {tree[1]} - CONSTANTS if tree[0] == "name" else set()
+    called = {tree[0]} if tree[0].startswith("call:") else set()
+    return called.union(*map(names, tree[1:]))
+
+
+def leaves(tree):
+    """The numbers and names of a tree, but for those that unknown functions are applied to."""
+    if tree[0] in ("number", "name"):
+        return [tree]
+    return [] if tree[0].startswith("call:") else [leaf for branch in tree[1:] for leaf in leaves(branch)]
+
+
+def has_steps(tree):
+    """Whether a tree has functions of STEPS in it."""
+    return tree[0] in STEPS or tree[0] not in ("name", "number") and any(map(has_steps, tree[1:]))
+
+
+# ---------------------------------------------------------------- values
+
+# Of a value that is no fraction; that two values must share; in which both terms of a sum must be seen.
+DIGITS, CLOSE_DIGITS, SUM_DIGITS = 100, 70, 60
+# Of digits that are lost to rounding.
+NOISE = mpmath.mpf(10) ** (5 - DIGITS)
+# Bits of what functions are applied to.
+MAX_EXPONENT = 64
+# Of the sample points, of which the first three are positive and few are integers.
+LARGE = Fraction(9973, 10)
+SCALES = (1, 1, LARGE, 1, 1, 1, LARGE, Fraction(1, 1000))
+# Of a step function of an integer.
+PERIOD = 1000
+mp, LOCK = mpmath.MPContext(), threading.Lock()
+mp.dps = DIGITS
+NO_VALUE = (ArithmeticError, Undecided, TypeError, ValueError, mpmath.libmp.NoConvergence)
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+OF_NUMBERS = {"floor": math.floor, "ceil": math.ceil, "abs": abs}
+OF_LISTS = {"max": max, "min": min}
+OF_INTEGERS = {"factorial": math.factorial, "binom": math.comb, "gcd": math.gcd, "lcm": math.lcm}
+OF_REALS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
+OF_REALS |= {"lg": "log10", "binom": "binomial", "abs": "fabs"}
+
+
+class Values:
+    """Fractions, else complex numbers of DIGITS digits; names have their `known` or a random value."""
+
+    constants = {"i": mp.mpc(0, 1), "e": mp.e, r"\pi": mp.pi}
+
+    def __init__(self, point=0, known=()):
+        self.point, self.known = point, dict(known)
+
+    def name(self, name):
+        if name in self.known:
+            return self.known[name]
+        if name == r"\infty":
+            raise Undecided
+        if name in self.constants:
+            return +self.constants[name]
+        rng = random.Random(f"{name} {self.point}")
+        value = SCALES[self.point] * Fraction(rng.randrange(300, 1700), 1000)
+        return value if self.point < 3 or rng.random() < 0.3 else -value
+
+    def evaluate(self, tree):
+        """The value of a tree. Errors: those of NO_VALUE; TooComplex is one of them."""
+        if tree[0] == "number":
+            return tree[1]
+        if tree[0] == "name":
+            return self.name(tree[1])
+        if tree[0] == "root" and tree[1][0] == "^" and tree[1][2] == tree[2] == ("number", 2):
+            return self.evaluate(("abs", tree[1][1]))
+        arguments = alike([self.evaluate(branch) for branch in tree[1:]])
+        if tree[0] in OPERATIONS:
+            return operate(tree[0], *arguments)
+        if tree[0] == "^":
+            return power(*arguments)
+        unknown = not names(tree) <= self.known.keys()
+        if tree[0].startswith("call:") or unknown and tree[0] in STEPS:
+            return self.opaque(tree[0], arguments)
+        return call(tree[0], arguments)
+
+    def opaque(self, name, arguments):
+        """The value of a function that is only known by what it is applied to, as f(2 - x)."""
+        if name == "ceil":
+            return -self.opaque("floor", [-arguments[0]])
+        values = [arguments[0] ** 2] if name == "abs" else arguments
+        keys = [mp.nstr(mp.convert(value), DIGITS // 2) for value in values]
+        value = self.name(f"{name} {keys if name.startswith('call:') else sorted(keys)}")
+        return abs(value) if name == "abs" else value
+
+
+def alike(values):
+    """The values as numbers of one kind: all are fractions, or none is."""
+    exact = all(isinstance(value, Fraction) for value in values)
+    return values if exact else [*map(mp.convert, values)]
+
+
+def size(value):
+    """Bits of a fraction, 0 of any other value."""
+    return value.numerator.bit_length() + value.denominator.bit_length() if isinstance(value, Fraction) else 0
+
+
+def operate(name, x, y):
+    """x + y, or -, *, /. Errors: TooComplex; Undecided, where the digits cannot hold both terms of a sum."""
+    found = OPERATIONS[name](x, y)
+    if size(found) > MAX_BITS:
+        raise TooComplex("a number too large")
+    if name in "*/" or isinstance(found, Fraction):
+        return found
+    if x and y and abs(mp.mag(x) - mp.mag(y)) > SUM_DIGITS * math.log2(10):
+        raise Undecided
+    return found if abs(found) > NOISE * abs(x) else mp.zero
+
+
+def power(base, exponent):
+    if isinstance(base, Fraction):
+        if exponent.denominator == 1:
+            if abs(base) != 1 and size(base) * abs(exponent) > MAX_BITS:
+                raise TooComplex("a number too large")
+            return base ** int(exponent)
+        base, exponent = mp.convert(base), mp.convert(exponent)
+    if mp.mag(exponent) > MAX_EXPONENT or base and abs(mp.mag(base)) > 2**MAX_EXPONENT:
+        raise Undecided
+    return base**exponent
+
+
+def call(name, arguments):
+    """The value of a function that is known."""
+    first, exact = arguments[0], isinstance(arguments[0], Fraction)
+    if name in OF_LISTS:
+        return OF_LISTS[name](arguments)
+    if exact and name in OF_NUMBERS:
+        return Fraction(OF_NUMBERS[name](first))
+    if exact and name in OF_INTEGERS and all(a.denominator == 1 and a >= 0 for a in arguments):
+        if name in ("factorial", "binom") and first > MAX_FACTORIAL:
+            raise TooComplex("a number too large")
+        return Fraction(OF_INTEGERS[name](*map(int, arguments)))
+    if exact and name == "root" and arguments[1] == 2 and first >= 0:
+        root = Fraction(math.isqrt(first.numerator), math.isqrt(first.denominator))
+        if root * root == first:
+            return root
+    arguments = [*map(mp.convert, arguments)]
+    if name == "root":
+        # The real root of a negative number, where there is one.
+        value, degree = arguments
+        real = degree in (3, 5, 7, 9) and value.imag == 0 and value.real < 0
+        return -((-value.real) ** (1 / degree)) if real else value ** (1 / degree)
+    if name not in ("ln", "log", "lg") and max(map(mp.mag, arguments)) > MAX_EXPONENT:
+        raise Undecided
+    found = getattr(mp, OF_REALS.get(name, name))(*arguments)
+    # sin(pi), ln(1)
+    noise = name != "exp" and abs(found) < NOISE and mp.mag(arguments[0]) > -MAX_EXPONENT
+    return mp.zero if noise else found
+
+
+def value(tree, point, **known):
+    """The value of a tree at a sample point, None where it has none."""
+    try:
+        found = Values(point, known).evaluate(tree)
+    except NO_VALUE:
+        return None
+    return found if isinstance(found, Fraction) or mp.isfinite(found) else None
+
+
+def sampled(*trees):
+    """Rows of the trees' values at the sample points; none if one of the first two points has no value.
+
+    Where all values are real at a few points, the other points say nothing, as in x√x = √x³, unless the
+    trees hold an i.
+    """
+    rows = []
+    for point in range(len(SCALES) if any(map(names, trees)) else 1):
+        row = [value(tree, point) for tree in trees]
+        if None in row:
+            if point < 2:
+                return []
+        else:
+            rows.append(row)
+    real = [row for row in rows if all(map(is_real, row))]
+    imaginary = any(("name", "i") in leaves(tree) for tree in trees)
+    return rows if imaginary or len(real) < 2 else real
+
+
+def is_real(x):
+    return isinstance(x, Fraction) or abs(x.imag) <= abs(x) * mp.mpf(10) ** -CLOSE_DIGITS
+
+
+def close(x, y):
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x == y
+    x, y = mp.convert(x), mp.convert(y)
+    return abs(x - y) <= mp.mpf(10) ** -CLOSE_DIGITS * max(abs(x), abs(y))
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def equal(gold, answer):
+    """Whether two trees are the same formula. Errors: TooComplex."""
+    if names(gold) != names(answer):
+        return False
+    with LOCK:
+        rows = sampled(gold, answer)
+        if rows and all(close(x, y) for x, y in rows):
+            return True
+    if not has_steps(gold) and not has_steps(answer) or names(gold) not in ({"n"}, {"k"}, {"m"}):
+        return False
+    # Polynomials and functions of a period: what is the same for two periods is the same.
+    numbers = [
+        abs(leaf[1]) for tree in (gold, answer) for leaf in leaves(tree) if leaf[0] == "number" and leaf[1]
+    ]
+    if math.prod(number.numerator * number.denominator for number in numbers) > PERIOD:
+        return False
+    with LOCK:
+        for n in range(2 * PERIOD):
+            known = dict.fromkeys(names(gold), Fraction(n))
+            x, y = value(gold, 0, **known), value(answer, 0, **known)
+            if not isinstance(x, Fraction) or not isinstance(y, Fraction) or x != y:
+                return False
+    return True
+
+
+def same_equation(gold, answer):
+    """Whether two equations, as pairs of sides, say the same."""
+    with LOCK:
+        if ratio(gold, answer):
+            return True
+        return any(solves(*sides, gold) for sides in (answer, answer[::-1])) or any(
+            solves(*sides, answer, strict=True) for sides in (gold, gold[::-1])
+        )
+
+
+def same_inequality(gold, answer):
+    """Whether two inequalities of the same sign, as pairs of sides, say the same."""
+    with LOCK:
+        return ratio(gold, answer, positive=True)
+
+
+def ratio(gold, answer, positive=False):
+    """Whether left - right of two pairs of sides is the same up to a constant (positive) factor."""
+    gold, answer = ("-", *gold), ("-", *answer)
+    rows = sampled(gold, answer) if names(gold) and names(gold) == names(answer) else []
+    if not rows or not all(x and y for x, y in rows):
+        return False
+    ratios = [operator.truediv(*alike(row)) for row in rows]
+    return all(close(ratios[0], other) for other in ratios) and (not positive or ratios[0].real > 0)
+
+
+def solves(letter, formula, equation, strict=False):
+    """Whether letter = formula is the one solution of an equation, a pair of sides: P = nRT/V of PV = nRT.
+
+    In the letter, the equation must be a quotient of linear functions, which has one root. `strict`: nor may
+    it hold for all values of the letter where another one is 0, unless the formula has no value there.
+    """
+    tree = ("-", *equation)
+    if letter[0] != "name" or letter[1] in names(formula) or names(tree) != names(("-", letter, formula)):
+        return False
+    for point in range(3):
+        root = value(formula, point)
+        if root is None:
+            return False
+        steps = [1, 2, 3, 5]
+        at = [value(tree, point, **{letter[1]: root + step}) for step in (0, *steps)]
+        if None in at:
+            return False
+        zero, *f = alike(at)
+        cross = (f[0] - f[2]) * (f[1] - f[3]) * (-1) * (-4), (f[1] - f[2]) * (f[0] - f[3]) * (-2) * (-3)
+        if not close(zero + f[0], f[0]) or close(f[0], f[1]) or not close(*cross):
+            return False
+    for other in names(formula) if strict else ():
+        known = [value(tree, 0, **{other: Fraction(0), letter[1]: Fraction(n)}) for n in (1, 2)]
+        if known == [0, 0] and value(formula, 0, **{other: Fraction(0)}) is not None:
+            return False
+    return True
