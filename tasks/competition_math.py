@@ -6,7 +6,7 @@ r"""Competition mathematics: MATH and its kin; an answer is a number, an express
 
 Only the last \boxed{} after the thinking counts. It is compared with the gold answer as text, then by its
 structure, by the values of its formulas and as a set of real numbers (`answers.py`, `algebra.py` and
-`regions.py` in `_math/`). No answer takes long, by construction: nothing is simplified, solved or searched for.
+`regions.py` in `_math/`). No answer takes long, by construction: nothing is simplified, solved or searched.
 """
 
 import math
