@@ -97,7 +97,7 @@ test)
     ;;
 *)
     prepare "$here/requirements.txt"
-    if [ -f "$here/commands/$1.py" ]; then exec "$python" "$here/tinyr1.py" "$@"; fi
+    if [ -f "$here/commands/${1//-/_}.py" ]; then exec "$python" "$here/tinyr1.py" "$@"; fi
     exec "$python" "$here/tinyr1.py" train "$@"
     ;;
 esac

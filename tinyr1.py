@@ -807,7 +807,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
-    command, rest = argv[0], argv[1:]
+    # make-base and make_base are the same
+    command, rest = argv[0].replace("-", "_"), argv[1:]
     cpu.prepare()
     try:
         if command == "train":

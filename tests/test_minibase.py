@@ -203,3 +203,10 @@ def test_same_seed_same_corpus():
         rng, {"nums": [3, 8, 5], "target": 16, "wording": "short"}, Corpus()
     )
     assert document[0] == "Make 16 from 3, 8, 5.\n"
+
+
+@pytest.mark.parametrize("name", ["make-base", "make_base"])
+def test_it_is_a_command(name, capsys):
+    with pytest.raises(SystemExit):
+        tinyr1.main([name, "--help"])
+    assert "usage: tinyr1.py make-base" in capsys.readouterr().out
