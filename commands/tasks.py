@@ -19,6 +19,7 @@ import traceback
 from itertools import islice
 from pathlib import Path
 
+from runtime.scoring import check_some_succeeded, verdict_of
 from tasks import TEMPLATES, TaskError, in_both_splits, load, render
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -29,6 +30,7 @@ STOCK = [
     {"completion": "<think>one moment", "why": "cut off while thinking"},
     {"completion": ["<answer>", {"repeat": "(", "times": 100_000}, "</answer>"], "why": "100 kB of brackets"},
 ]
+SECONDS = 60.0  # until a verdict counts as failed, as in training
 SLOWEST = 2.0  # seconds that a verdict may take
 MUTATED, COMPARED = 50, 1000  # test problems whose gold answers are mutated; examples that are compared
 NEVER = {  # answers that are right nowhere
@@ -84,15 +86,6 @@ def right_answer(task, example):
     return None if answer is None else task.state(answer, example)
 
 
-def verdict(task, completion, example):
-    """What an answer earns, for a column of ten; or what its reward raised."""
-    try:
-        result = task.reward(completion, example)
-        return f"{result['reward']:5.1f} {'✓' if result['correct'] else '·'}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
 def show(task, name, options, template, number):
     for split in ("train", "test"):
         print(f"# {split}")
@@ -110,12 +103,15 @@ def show(task, name, options, template, number):
     answers = [*cases(name, first)]
     if (right := right_answer(task, first)) is not None:
         answers.insert(0, (right, first, {"why": "the task's own right answer"}))
-    for completion, example, case in answers:
+    verdicts = [verdict_of(task, completion, example, SECONDS) for completion, example, _ in answers]
+    for (completion, example, case), v in zip(answers, verdicts):
+        earns = v.get("error") or f"{v['reward']:5.1f} {'✓' if v['correct'] else '·'}"
         text = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in completion)
         text = text if len(text) <= 60 else text[:20] + " … " + text[-37:]
         own = ", ".join(f"{key} {value}" for key, value in example.items() if first.get(key) != value)
-        print(f"{verdict(task, completion, example)}  {text:60}  {case['why']}"
+        print(f"{earns}  {text:60}  {case['why']}"
               + (f"  ({own[:80]})" if own else ""))  # fmt: skip
+    check_some_succeeded(task, verdicts)
     if right is None:
         print(
             "To see what a right answer earns, give the task gold(example) -> a right answer, and "
@@ -200,13 +196,17 @@ def attack(task, name, options):
         tried += 1
         start = time.perf_counter()
         try:
-            result = task.reward(completion, example)
+            result = verdict_of(task, completion, example, SECONDS)
             slowest = max(slowest, (time.perf_counter() - start, what))
             found = bool(result["correct"])
-            if expected is not None and found != expected:
+            if result["verifier_error"]:
+                wrong.append(f"{what}: {result['error']}")
+            elif expected is not None and found != expected:
                 wrong.append(f"{what}: {'accepted' if found else 'refused'}")
-            if {**result, **task.reward(completion, example)} != result:
+            if verdict_of(task, completion, example, SECONDS) != result:
                 wrong.append(f"{what}: another verdict the second time")
+        except TaskError:
+            raise
         except Exception as error:
             wrong.append(f"{what}: {type(error).__name__}: {error}")
     print(f"{tried} answers, {len(wrong)} wrong verdicts; slowest {slowest[0]:.3f} s ({slowest[1][:60]})")
@@ -250,10 +250,15 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # python tinyr1.py tasks NAME | head
         sys.exit(1)
-    except Exception as error:  # the task's own mistake
+    except (Exception, SystemExit) as error:  # the task's own mistake
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).stem == name]
-        where = (own or frames)[-1]
+        if not own:
+            sys.exit(
+                f"error: examples() or question() of the task {args.task} returned what cannot be used "
+                f"({type(error).__name__}: {error}); expected an iterator of dicts, and a text."
+            )
+        where = own[-1]
         sys.exit(
             f"error: the task {args.task} fails in {where.name}, line {where.lineno} of {where.filename}: "
             f"{type(error).__name__}: {error}"

@@ -275,6 +275,7 @@ RANGES = {  # knob -> smallest and largest value; what is not here has its own c
     **dict.fromkeys("lr grad_clip top_p prm_beta".split(), (1e-12, 10**9)),
     **dict.fromkeys("gamma gae_lambda min_pass_rate max_pass_rate".split(), (0, 1)),
     "max_resamples": (0, 127),
+    "verdict_seconds": (1e-3, 10**6),
     "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
 }  # fmt: skip
 

@@ -277,6 +277,20 @@ def normalize(text: str, tokenizer: Any) -> str:
 
 
 def check_tokenizer(model: Any, tokenizer: Any, template: str, prompts: Iterable[Any] = ()) -> None:
+    """_check_tokenizer, with whatever a tokenizer or its chat template raises as a UserError."""
+    try:
+        _check_tokenizer(model, tokenizer, template, prompts)
+    except (UserError, tasks.TaskError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The tokenizer, or its chat template, cannot be used ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}). Check tokenizer_class in tokenizer_config.json, or "
+            "choose another --template."
+        ) from error
+
+
+def _check_tokenizer(model: Any, tokenizer: Any, template: str, prompts: Iterable[Any]) -> None:
     """UserError if the template, or the tags that verifiers look for, become unknown tokens; if the model
     cannot choose a token that ends a response; or if a fixed text or one of the task's prompts (Problem) has
     tokens that the model does not know or is changed by encoding and decoding.

@@ -60,7 +60,13 @@ def pose(task, example: dict, cfg, tokenizer) -> Problem:
             f"The chat template of {cfg.model} does not take a user's question ({type(error).__name__}: "
             f"{error}). Choose another --template, such as r1."
         ) from error
-    return Problem(example, prompt, prompt_ids(tokenizer, prompt, cfg.template))
+    try:
+        return Problem(example, prompt, prompt_ids(tokenizer, prompt, cfg.template))
+    except Exception as error:  # half a character, for example, is text to Python alone
+        raise TaskError(
+            f"The tokenizer cannot encode a question of the task {name_of(task)} ({type(error).__name__}: "
+            f"{str(error)[:100]}): {question[:200]!r}."
+        ) from error
 
 
 class Problems:

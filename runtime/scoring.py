@@ -32,6 +32,7 @@ RESERVED = frozenset(
 RESERVED_BEGINNINGS = ("time/", "reward/", "eval/", "probe/", "pass@", "cons@")
 TEXTS = ("answer", "error")
 QUOTED = 500  # characters of a completion that a message shows
+LARGEST = 1e6  # size of a reward; its square must fit into float32
 GRACE = 10.0  # seconds after the limit until a computation that Python cannot interrupt is reported
 
 
@@ -64,6 +65,13 @@ def checked(result) -> dict:
         raise BadVerdict(f"'correct' is {result['correct']!r}; expected True or False")
     if not isinstance(verdict["reward"], numbers.Number):
         raise BadVerdict(f"'reward' is {result['reward']!r}; expected a number")
+    if abs(verdict["reward"]) > LARGEST:
+        raise BadVerdict(f"'reward' is {verdict['reward']:.3g}; expected at most {LARGEST:g} in size")
+    # a verifier's own word that it could not decide
+    if verdict.get("verifier_error", 0) not in (0, 1):
+        raise BadVerdict(f"'verifier_error' is {result['verifier_error']!r}; expected 0 or 1")
+    if verdict.get("verifier_error"):
+        verdict = {"error": "the task returned verifier_error"} | verdict
     return verdict | {"reward": float(verdict["reward"]), "correct": bool(verdict["correct"])}
 
 
@@ -102,12 +110,22 @@ def plain(key: str, value):
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float):
-    """Raise VerdictTimeout in the body after so many seconds, and again every second after that. Computations
-    inside a C library cannot be interrupted; `Overdue` tells of those.
+def time_limit(seconds: float, task, completion: str):
+    """Raise VerdictTimeout in the body after so many seconds, and again every second after that. The first
+    time says which task takes so long on which text: it may catch the exception. Computations inside a C
+    library cannot be interrupted; `Overdue` tells of those.
     """
+    told = False
 
     def expire(number, frame):
+        nonlocal told
+        if not told:
+            told = True
+            tqdm.write(
+                f"\nThe task {name_of(task)} has given no verdict within {seconds:g} seconds "
+                f"(--verdict_seconds) on {completion[:QUOTED]!r}; interrupting it.",
+                file=sys.stderr,
+            )
         raise VerdictTimeout(f"no verdict within {seconds:g} seconds (--verdict_seconds)")
 
     # Windows has no such timer, and another thread gets no signals
@@ -126,7 +144,7 @@ def time_limit(seconds: float):
 def verdict_of(task, completion: str, example: dict, seconds: float) -> dict:
     """The task's checked verdict, or what stands for a failed one. Errors: TaskError for a reserved key."""
     try:
-        with time_limit(seconds):
+        with time_limit(seconds, task, completion):
             # a copy, so that nothing the task does to it reaches the other samples
             verdict = checked(task.reward(completion, copy.deepcopy(example)))
     except KeyboardInterrupt:
@@ -195,7 +213,7 @@ def score(task, problems, texts: list[str], G: int, seconds: float = 60.0) -> li
 
 def check_some_succeeded(task, verdicts: list[dict]) -> None:
     """TaskError if not one verdict came about."""
-    failed = [v["error"] for v in verdicts if v["verifier_error"]]
+    failed = [v.get("error", "no reason") for v in verdicts if v["verifier_error"]]
     if failed and len(failed) == len(verdicts):
         raise TaskError(
             f"Every one of {len(failed)} verdicts of the task {name_of(task)} failed, the first with "

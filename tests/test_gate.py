@@ -81,6 +81,8 @@ FAILS = {
     "text as reward": lambda: {"reward": "1.0", "correct": True},
     "None as reward": lambda: {"reward": None, "correct": True},
     "complex": lambda: {"reward": 1j, "correct": True},
+    "too large for float32": lambda: {"reward": 1e300, "correct": True},
+    "a text as verifier_error": lambda: GOOD | {"verifier_error": "timeout"},
     "text as correct": lambda: {"reward": 1.0, "correct": "False"},
     "None as correct": lambda: {"reward": 1.0, "correct": None},
     "no correct": lambda: {"reward": 1.0},
@@ -268,3 +270,60 @@ def test_a_resumed_run_skips_the_same_prompts(train, tmp_path, rows):
     state = torch.load(run / "checkpoint" / "state.pt", weights_only=True)
     assert state["drawn"] == 4
     AutoModelForCausalLM.from_pretrained(run / "final")
+
+
+def test_a_task_may_say_that_its_verifier_failed(train, capsys):
+    (verdict,) = verdicts(lambda text, example: GOOD | {"verifier_error": 1.0}, "a")
+    assert verdict["verifier_error"] == 1 and verdict["error"]
+    source = "def reward(c, e): return {'reward': 0.0, 'correct': False, 'verifier_error': 1.0}"
+    assert train(source)[0] == 2 and "Every one of 4 verdicts" in capsys.readouterr().err
+
+
+def test_a_slow_verdict_is_announced_with_its_text(capsys):
+    def stubborn(text, example):
+        for _ in range(2):
+            try:
+                while True:
+                    pass
+            except BaseException:
+                pass
+        return GOOD
+
+    verdicts(stubborn, ["a text"], seconds=0.2)
+    told = capsys.readouterr().err
+    assert told.count("no verdict within 0.2 seconds") == 1 and "'a text'" in told
+
+
+def test_a_limit_of_no_seconds_is_refused(train, capsys):
+    for seconds in (0, -1):
+        assert train("", "--verdict_seconds", seconds)[0] == 2
+        assert "--verdict_seconds" in capsys.readouterr().err
+
+
+def test_half_a_character_is_refused_in_one_paragraph(train, capsys):
+    assert train("def question(e): return 'What is \\ud800?'")[0] == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tinyr1: The tokenizer cannot encode") and len(error.splitlines()) == 1
+
+
+SHOWN = {
+    "def reward(c, e): sys.exit()": "Every one of",
+    "def reward(c, e): return True": "reward() returned bool",
+    "def reward(c, e): return {'reward': float('nan'), 'correct': True}": "not a finite number",
+    "def reward(c, e): return {'reward': 1.0, 'correct': True, 'step': 1}": "Reserved are",
+    "def examples(split): return None": "expected an iterator of dicts",
+    "def examples(split): sys.exit()": "fails in examples",
+    "def question(e): return None": "expected an iterator of dicts, and a text",
+}
+
+
+@pytest.mark.parametrize("source", SHOWN)
+def test_tasks_shows_what_training_would_say(source, tmp_path, capsys):
+    path = tmp_path / "odd.py"
+    path.write_text(
+        "import sys\ndef examples(split): return [{'n': 1}]\ndef question(e): return 'What is 2?'\n"
+        f"def reward(c, e): return {{'reward': 0.0, 'correct': False}}\n{source}\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        tinyr1.main(["tasks", str(path)])
+    assert SHOWN[source] in str(end.value.code) and "Traceback" not in str(end.value.code)

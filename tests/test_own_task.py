@@ -111,7 +111,8 @@ def test_a_task_without_a_right_answer_is_told_how_to_add_one(command, own):
 
 def test_the_mistakes_of_a_task_are_one_paragraph(command, own):
     code, printed = command(own(HEAD + "\ndef reward(completion, example): return True\n"))
-    assert code == 0 and "TypeError: 'bool' object is not subscriptable" in printed
+    assert "reward() returned bool; expected a dict" in printed
+    assert code.startswith("error: Every one of 4 verdicts") and "returned bool" in code
     broken = PLAIN.replace('"What is 2?"', 'example["m"]')
     for arguments in ([], ["--attack"]):
         code, _ = command(own(broken), *arguments)

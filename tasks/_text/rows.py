@@ -64,6 +64,9 @@ def read_rows(source, required, optional=(), config=None, split="train", remedy=
     return good
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 # cached, because a task reads the same file for both of its splits
 @cache
 def _warn(message):
@@ -97,6 +100,8 @@ def _check(row, required):
         raise row
     if not isinstance(row, dict):
         raise BadRow(f"holds a {type(row).__name__}: expected one object per row")
+    if any(isinstance(value, str) and SURROGATE.search(value) for value in row.values()):
+        raise BadRow("holds half a character (a lone surrogate such as \\ud800)")
     if missing := [f for f in required if all(row.get(name) is None for name in f.split("|"))]:
         lacks, expected = (", ".join(names).replace("|", " or ") for names in (missing, required))
         raise BadRow(f"lacks {lacks}: found the fields {', '.join(row) or '(none)'}, expected {expected}")
