@@ -26,11 +26,11 @@ Shapes: B prompts per step, G samples per prompt, N = B*G rows, L padded length,
 from runtime import cpu  # isort: skip
 
 import collections
-import difflib
 import importlib
 import itertools
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,22 @@ from engine import round_up
 from engine.policy import states_and_head
 from engine.rollout import Rollout, generate, join, longest_prompt
 from runtime import config
+from runtime.config import (
+    AMOUNT,
+    COUNT,
+    POSITIVE,
+    SHARE,
+    EvalOptions,
+    LoopOptions,
+    ModelOptions,
+    OptimOptions,
+    Options,
+    RolloutOptions,
+    RunOptions,
+    SampleOptions,
+    TaskOptions,
+    option,
+)
 from runtime.learner import Learner, weights_are_finite
 from runtime.loop import Loop, State
 from runtime.metrics import evaluation, sample_records, summarise
@@ -53,11 +69,10 @@ from runtime.models import (
     load_model,
     pad_id,
     pick_attention,
-    pick_device,
-    pick_precision,
     recompute_layers,
     stop_ids,
 )
+from runtime.presets import PRESETS, help_text
 from runtime.problems import Problem, Problems, check_splits, held_out
 from runtime.runfolder import HERE, Clock, Run, UserError, check_export, release_locks
 from runtime.scoring import check_some_succeeded, score
@@ -66,103 +81,122 @@ from tasks import rewards
 # ---------------------------------------------------------------- configuration
 
 
-def knob(default, help: str, choices=None):
-    more = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
-    return field(**more, metadata={"help": help} | ({"choices": choices} if choices else {}))
+@dataclass
+class Algorithm(Options):
+    """--algo sets the defaults of its row in ALGORITHMS; every option can be overridden."""
+
+    _argument_group_name = "algorithm"
+    algo: str = option("grpo", "sets the defaults of the options in its row of ALGORITHMS")
+    adv: str = option("zscore", "advantage: from the rewards of a group (loo: leave-one-out), or per token")
+    whiten: bool = option(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
+    gamma: float = option(1.0, "discount per token of return, gae and PRIME's process rewards")
+    gae_lambda: float = option(1.0, "lambda of gae")
+    loss_norm: str = option("sequence", "how tokens are weighted in the loss")
+    surrogate: str = option("clip", "clip: PPO's; cispo: the clipped ratio weights log pi")
+    ratio: str = option("token", "importance ratio per token or per sequence", ["token", "sequence"])
+    clip_low: float = option(0.2, "the ratio is clipped at 1 - clip_low")
+    clip_high: float = option(0.2, "the ratio is clipped at 1 + clip_high")
+    clip_dual: float = option(0.0, "lower bound of the objective where A < 0, as a multiple of A; 0: none")
+    kl: float = option(0.0, "coefficient of the KL penalty to the initial policy; 0: no reference model")
+    kl_estimator: str = option("k3", "estimator of that KL")
+    kl_in: str = option("loss", "where it is subtracted: see ALGORITHMS", ["loss", "reward"])
+    kl_target: float = option(0.0, "nats per response to which --kl is steered after each step; 0: fixed")
+    entropy: float = option(0.0, "coefficient of the entropy bonus")
+    epochs: int = option(1, "passes over the samples of a step")
+    minibatches: int = option(1, "optimizer steps per pass")
+    tis_cap: float = option(0.0, "weight tokens by min(trainer's / engine's probability, tis_cap); 0: do not")
+    aux: str = option("none", "model beside the policy: critic, or implicit PRM")
+    critic: str = option(
+        "copy", "values from a copy of the backbone, or a head on the policy's features", ["copy", "head"]
+    )
+    value_clip: float = option(0.2, "maximum distance from the old value in the critic's loss; 0: no limit")
+    prm_beta: float = option(0.05, "process reward = prm_beta * log(PRM / reference)")
+    critic_lr: float = option(0.0, "constant learning rate of the critic or the PRM; 0: that of --lr")
+    critic_warmup: int = option(0, "first steps, in which only the critic or the PRM learns")
+
+    def on_policy(self) -> bool:
+        """Whether every optimizer step has a rollout of its own: then the ratio is 1 and nothing clips it."""
+        return self.epochs * self.minibatches == 1
+
+    OFF_POLICY = "more than one optimizer step per rollout: --epochs or --minibatches above 1"
+    IDLE = {
+        "critic value_clip gae_lambda": (lambda cfg: cfg.aux != "critic", "--aux critic (or --algo ppo)"),
+        "prm_beta": (lambda cfg: cfg.aux != "prm", "--aux prm (or --algo prime)"),
+        "critic_lr critic_warmup": (lambda cfg: cfg.aux == "none", "--aux critic or --aux prm"),
+        "gamma": (lambda cfg: cfg.adv not in ("return", "gae") and cfg.aux != "prm", "--adv return or gae"),
+        "kl_in kl_target kl_estimator": (lambda cfg: cfg.kl == 0, "--kl above 0"),
+        "clip_low clip_high clip_dual surrogate value_clip": (lambda cfg: cfg.on_policy(), OFF_POLICY),
+        # --tis_cap gives each token a factor of its own, which a sequence's ratio spreads over its tokens
+        "ratio": (lambda cfg: cfg.on_policy() and not cfg.tis_cap, OFF_POLICY),
+    }
+
+    @classmethod
+    def names(cls) -> dict[str, Iterable[str]]:
+        return {
+            "algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "loss_norm": LOSS_NORM, "aux": AUX,
+            "surrogate": SURROGATE, "kl_estimator": KL,
+        }  # fmt: skip
+
+    def check(self) -> None:
+        self.check_ranges(
+            gamma=SHARE, gae_lambda=SHARE, clip_low=SHARE, clip_high=AMOUNT, clip_dual=AMOUNT, kl=AMOUNT,
+            kl_target=AMOUNT, entropy=AMOUNT, epochs=COUNT, minibatches=COUNT, tis_cap=AMOUNT,
+            value_clip=AMOUNT, prm_beta=POSITIVE, critic_lr=AMOUNT, critic_warmup=(0, 10**15),
+        )  # fmt: skip
+        per_token = self.adv in ("return", "gae") or self.aux == "prm"
+        clashes = {
+            "--adv gae needs the values of states, and there is no critic: give --aux critic, or --algo ppo.":
+                self.adv == "gae" and self.aux != "critic",
+            "--aux critic is of use only to --adv gae: give that too, or --algo ppo.":
+                self.aux == "critic" and self.adv != "gae",
+            "--ratio sequence has one ratio per response, so it takes one advantage per response: --adv "
+            "zscore, centred or loo, without a process reward model.":
+                self.ratio == "sequence" and per_token,
+            "--clip_dual must be above 1 (2 to 3 are usual), and --surrogate cispo has nothing to bound.":
+                self.clip_dual > 0 and (self.clip_dual <= 1 or self.surrogate == "cispo"),
+        }  # fmt: skip
+        for message, clash in clashes.items():
+            if clash:
+                raise UserError(message)
 
 
 @dataclass
-class Config:
+class Train(
+    ModelOptions,
+    TaskOptions,
+    SampleOptions,
+    RolloutOptions,
+    Algorithm,
+    OptimOptions,
+    EvalOptions,
+    LoopOptions,
+    RunOptions,
+):
     """Train a model on a task, in a run folder of its own."""
 
-    # the experiment
-    model: str = knob(
-        "minibase", "Hugging Face folder or hub id; minibase is the miniature that ships with tinyr1"
-    )
-    task: str = knob("countdown", "a task's name in tasks/, or the path of your own task file")
-    task_args: list[str] = knob([], "options of the task as name=value, e.g. numbers=3 reward=simplerl")
-    template: str = knob("none", "what stands around the question", [*tasks.TEMPLATES])
-    # sampling
-    prompts: int = knob(16, "B, prompts a step")
-    group: int = knob(16, "G, samples a prompt")
-    max_new_tokens: int = knob(384, "cap on the tokens of a response")
-    temperature: float = knob(1.0, "of training and evaluation samples")
-    top_p: float = knob(1.0, "nucleus of all samples; log-probabilities are those of the whole distribution")
-    # the algorithm: a name sets defaults, every knob can be overridden
-    algo: str = knob("grpo", "sets the defaults of the knobs of its row in ALGORITHMS")
-    adv: str = knob("zscore", "advantage, from the rewards of a group (loo: leave-one-out) or of each token")
-    whiten: bool = knob(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
-    gamma: float = knob(1.0, "discount a token of return, gae and PRIME's process rewards")
-    gae_lambda: float = knob(1.0, "lambda of gae")
-    loss_norm: str = knob("sequence", "how tokens are weighed in the loss")
-    surrogate: str = knob("clip", "clip: PPO's; cispo: the clipped ratio weighs log pi")
-    ratio: str = knob("token", "importance ratio of a token, or of the sequence", ["token", "sequence"])
-    clip_low: float = knob(0.2, "the ratio is clipped at 1 - clip_low")
-    clip_high: float = knob(0.2, "the ratio is clipped at 1 + clip_high")
-    clip_dual: float = knob(0.0, "bounds the objective of a negative advantage at so many times it; 0: no")
-    kl: float = knob(0.0, "coefficient of the KL penalty to the initial policy; 0 keeps no reference model")
-    kl_estimator: str = knob("k3", "estimator of that KL")
-    kl_in: str = knob("loss", "where it is subtracted: see ALGORITHMS", ["loss", "reward"])
-    kl_target: float = knob(0.0, "nats a response towards which --kl is steered, step by step; 0: fixed")
-    entropy: float = knob(0.0, "coefficient of the entropy bonus")
-    epochs: int = knob(1, "passes over the samples of a step")
-    minibatches: int = knob(1, "optimizer steps a pass")
-    tis_cap: float = knob(
-        0.0, "weigh tokens by min(trainer's / engine's probability, is_cap); 0 for no such correction"
-    )
-    filter_groups: bool = knob(
-        False, "leave groups whose task rewards are all equal out of the batch's means"
-    )
-    min_pass_rate: float = knob(0.0, "leave groups out whose share of right answers is smaller")
-    max_pass_rate: float = knob(1.0, "leave groups out whose share of right answers is larger")
-    max_resamples: int = knob(0, "most extra draws of new prompts in the place of the groups left out")
-    mask_truncated: bool = knob(
-        False, "leave the tokens of responses that were cut at the cap out of the loss"
-    )
-    overlong_buffer: int = knob(64, "tokens before the cap over which the soft penalty grows from 0 to 1")
-    aux: str = knob("none", "model beside the policy: critic, or implicit PRM")
-    critic: str = knob("copy", "values from a copy of the backbone, or a head on the policy's own features",
-                       ["copy", "head"])  # fmt: skip
-    value_clip: float = knob(0.2, "a value moves at most so far from the old one in its loss; 0: no bound")
-    prm_beta: float = knob(0.05, "process reward = prm_beta * log(PRM / reference)")
-    critic_lr: float = knob(0.0, "constant learning rate of the model beside the policy; 0: that of --lr")
-    critic_warmup: int = knob(0, "steps at the start in which that model learns alone")
-    rewards: str = knob("task", "components that add up, such as task,format:0.2,overlong: tasks/rewards.py")
-    verdict_seconds: float = knob(60.0, "a verdict that takes longer counts as failed")
-    # optimization
-    steps: int = knob(60, "training steps")
-    token_budget: int = knob(0, "end once so many tokens were sampled, if before --steps; 0: no budget")
-    lr: float = knob(2e-4, "peak learning rate of AdamW")
-    warmup: int = knob(3, "steps of linear warm-up")
-    schedule: str = knob("constant", "learning rate after the warm-up", ["constant", "cosine"])
-    weight_decay: float = knob(0.0, "of AdamW")
-    grad_clip: float = knob(1.0, "largest gradient norm")
-    micro_tokens: int = knob(
-        4096, "padded tokens of a micro-batch; bounds memory, does not change the gradient"
-    )
-    gradient_checkpointing: bool = knob(False, "recompute activations in the backward pass to save memory")
-    # evaluation on held-out problems
-    eval_problems: int = knob(500, "held-out problems before and after training")
-    eval_samples: int = knob(4, "k, samples of each")
-    probe_every: int = knob(10, "steps between the small evaluations during training; 0 for none")
-    probe_problems: int = knob(128, "held-out problems of a small evaluation, one sample each")
-    # the run
-    name: str = knob("", "folder under --out; if empty, named after the preset and the knobs you changed")
-    out: str = knob("runs", "where run folders are")
-    seed: int = knob(0, "fixes everything")
-    device: str = knob("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
-    precision: str = knob(
-        "auto", "of the matrix products; auto takes what is really faster here", ["auto", "fp32", "bf16"]
-    )
-    save_every: int = knob(5, "steps between checkpoints")
-    keep_samples: int = knob(8, "training samples a step that samples.jsonl keeps")
-    bad_steps: int = knob(3, "stop after so many steps in a row with a NaN or infinite gradient")
-    overwrite: bool = knob(False, "delete a run folder of the same name first")
+    def check(self) -> None:
+        """What the groups ask of each other."""
+        if "overlong" in rewards.parse(self.rewards) and self.overlong_buffer > self.max_new_tokens:
+            raise UserError(
+                f"--overlong_buffer {self.overlong_buffer} must not exceed --max_new_tokens "
+                f"{self.max_new_tokens}."
+            )
+        if self.temperature == 0:
+            raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
+        compares = self.adv in ADVANTAGE or self.aux == "prm" or self.filter_groups
+        if self.group == 1 and compares:
+            raise UserError(
+                "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
+            )
+        if self.prompts * self.group % self.minibatches:
+            raise UserError(
+                f"--minibatches {self.minibatches} must divide prompts*group = {self.prompts * self.group}."
+            )
 
 
-# An algorithm is a row of knobs. A preset comes after its own algorithm's row (`mini` is GRPO without KL),
-# the row of a typed --algo after the preset, the other knobs of the command line after all.
-# With ratio r = pi/pi_old, A = adv and w = weight, every row maximises, over the tokens t of the batch,
+# An algorithm is a row of options. A preset comes after its own algorithm's row (`mini` is GRPO without KL),
+# the row of a typed --algo after the preset, the other options of the command line after all.
+# With ratio r = pi/pi_old, A = adv and w from loss_norm, every row maximises, over the tokens t of the batch,
 #     sum_t w_t [ min(r_t A_t, clip(r_t) A_t) - kl k(pi_t/ref_t) ]     with --kl_in loss, or
 #     sum_t w_t   min(r_t A_t, clip(r_t) A_t)                          with --kl_in reward, where A comes from
 # the responses' R - kl sum_t k(pi_old_t/ref_t) (zscore, centred, loo), or from the token rewards
@@ -184,56 +218,15 @@ ALGORITHMS = {
     "cispo": dict(adv="zscore", loss_norm="token", kl=0.0, surrogate="cispo", clip_low=1.0,
                   clip_high=4.0),  # 2506.13585: no lower bound; the upper one is that of 2510.13786
     "ppo": dict(adv="gae", whiten=True, loss_norm="token", kl=0.001, kl_estimator="k1", kl_in="reward",
-                aux="critic"),  # 1707.06347, 1506.02438; gamma = lam = 1 and the KL as in TinyZero
+                aux="critic"),  # 1707.06347, 1506.02438; gamma = gae_lambda = 1 and the KL as in TinyZero
     "prime": dict(adv="loo", loss_norm="token", kl=0.0, aux="prm", min_pass_rate=0.2, max_pass_rate=0.8,
                   max_resamples=3),  # 2502.01456
 }  # fmt: skip
 
-# TinyZero's figures for Countdown (its train_tiny_zero scripts); the group of 5 is its GRPO setting
-TINYZERO = dict(
-    task_args=["data=Jiayi-Pan/Countdown-Tasks-3to4", "wording=tinyzero", "reward=tinyzero"],
-    template="tinyzero", prompts=256, group=5, minibatches=2, max_new_tokens=1024, lr=1e-6, warmup=0,
-    kl=0.001, steps=200, eval_problems=512, eval_samples=1, probe_every=20, save_every=20, micro_tokens=16384,
-    gradient_checkpointing=True, critic_lr=1e-5,
-)  # fmt: skip
-MINI = dict(
-    task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
-    schedule="cosine", max_new_tokens=512, rewards="task,overlong", overlong_buffer=128,
-)  # fmt: skip
-PRESETS = {
-    "mini": MINI,
-    # models.MADE_HERE makes its base. A mean over sequences would spare code: 1/232 a token, a guess's 1/24
-    "mini-dip": dict(MINI, model="runs/dip-base", loss_norm="token"),
-    "mini-multiply": dict(
-        task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"], kl=0.0, lr=4e-4,
-        steps=60, schedule="cosine", max_new_tokens=160, rewards="task,overlong", overlong_buffer=32,
-    ),
-    "smollm2": dict(
-        model="HuggingFaceTB/SmolLM2-135M-Instruct", task="multiplication", template="chat",
-        task_args=["low=2", "high=12", "held=24", "wording=plain", "reward=binary"], prompts=8, group=8,
-        max_new_tokens=32, kl=0.0, lr=1e-5, warmup=0, steps=20, probe_every=5, probe_problems=46,
-        micro_tokens=2048,
-    ),
-    "0.5b": dict(TINYZERO, model="Qwen/Qwen2.5-0.5B"),
-    "1.5b": dict(TINYZERO, model="Qwen/Qwen2.5-1.5B"),
-    "3b": dict(TINYZERO, model="Qwen/Qwen2.5-3B"),
-}  # fmt: skip
-GPU_GB = {
-    "mini": 0,
-    "mini-dip": 0,
-    "mini-multiply": 0,
-    "smollm2": 0,
-    "0.5b": 22,
-    "1.5b": 44,
-    "3b": 78,
-}  # fp32 weights, gradients, Adam, reference; activations
 
-
-def parse(command: str, argv: list[str], Config=Config) -> tuple[Config, str]:
-    """(config, preset's name or "") of a command line. Errors: UserError."""
-    tables = {"algo": ALGORITHMS, "adv": [*ADVANTAGE, "return", "gae"], "loss_norm": LOSS_NORM, "aux": AUX}
-    tables |= {"surrogate": SURROGATE, "kl_estimator": KL}
-    return config.parse(Config, ALGORITHMS, PRESETS, tables, command, argv)
+def parse(argv: list[str], command: type[Options] = Train) -> tuple[Any, str]:
+    """(configuration, preset's name or "") of a command line. Errors: UserError, TaskError."""
+    return config.parse(command, argv, PRESETS, ALGORITHMS)
 
 
 # ---------------------------------------------------------------- the policy
@@ -382,7 +375,7 @@ class Batch:
     """
 
     # filled by make_batch
-    cfg: Config
+    cfg: Train
     step: int
     kl_coef: float
     rollout: Rollout
@@ -732,29 +725,28 @@ def prepare(policy: Policy, tokenizer, task, cfg) -> list[Problem]:
     return held
 
 
-def differences(cfg: Config, preset: str) -> dict:
-    """{knob: value} where a run differs from its preset, with the row of its algorithm."""
+def differences(cfg: Train, preset: str) -> dict:
+    """{option: value} where a run differs from its preset, with the row of its algorithm."""
     now, own = asdict(cfg), PRESETS.get(preset, {})
     row = ALGORITHMS[now["algo"]]
-    typed = now["algo"] != own.get("algo", Config.algo)
-    usual = asdict(Config()) | (own | row if typed else row | own)
+    typed = now["algo"] != own.get("algo", Train.algo)
+    usual = asdict(Train()) | (own | row if typed else row | own)
     free = ("name", "out", "overwrite")
     return {name: value for name, value in now.items() if name not in free and value != usual[name]}
 
 
-def train(cfg: Config, preset: str = "") -> dict | None:
+def train(cfg: Train, preset: str = "") -> dict | None:
     """Train, evaluate before and after, leave everything in the run folder.
 
     Returns the summary, None if interrupted. Errors: UserError, TaskError.
     """
     clock, about = Clock(), {"preset": preset, "differences": differences(cfg, preset)}
     task, run = tasks.load(cfg.task), Run(cfg)
-    device = pick_device(cfg.device)
+    cfg = config.resolve(cfg, run.saved.get("config", {}))
     torch.manual_seed(cfg.seed)
-    cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
     print(config.describe(cfg, ALGORITHMS))
     with clock("load"):
-        policy, reference, tokenizer = load_policies(cfg, device)
+        policy, reference, tokenizer = load_policies(cfg, torch.device(cfg.device))
     held = prepare(policy, tokenizer, task, cfg)
     room = longest_prompt(policy.model, cfg.max_new_tokens)
     data = Problems(task, "train", cfg, tokenizer, room)
@@ -786,44 +778,26 @@ def train(cfg: Config, preset: str = "") -> dict | None:
 COMMANDS = sorted(path.stem for path in (HERE / "commands").glob("[!_]*.py"))
 
 
-def usage() -> str:
-    """The head of run.sh, where the presets and their needs are described."""
-    lines = itertools.takewhile(
-        lambda line: line.startswith("#"), (HERE / "run.sh").read_text().splitlines()[1:]
-    )
-    return "\n".join(line[2:] for line in lines)
-
-
-def larger_preset() -> str:
-    """One line: the largest preset that this machine's GPU could hold."""
-    free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else 0
-    fits = [name for name, gb in GPU_GB.items() if 0 < gb <= free]
-    if fits:
-        return f"This machine's GPU could also run: bash run.sh {fits[-1]}"
-    return "No GPU that holds a larger preset was found; bash run.sh --help says what each needs."
-
-
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(help_text())
         return 0
     # make-base and make_base are the same
     command, rest = argv[0].replace("-", "_"), argv[1:]
     cpu.prepare()
     try:
         if command == "train":
-            cfg, preset = parse(command, rest)
-            config.check_gpu(cfg, preset, GPU_GB)
+            cfg, preset = parse(rest)
+            config.check_gpu(cfg, preset)
             if notice := config.lr_notice(cfg, PRESETS.get(preset, {}), rest):
                 print(notice)
             if preset == "mini":
-                print(larger_preset())
+                print(config.larger_preset())
             return 0 if train(cfg, preset) else 130
         if command in COMMANDS:
             return importlib.import_module(f"commands.{command}").main(rest)
-        near = difflib.get_close_matches(command, ["train", *COMMANDS], 1)
         raise UserError(
-            f"Unknown command {command!r}.{f' Did you mean {near[0]}?' if near else ''} There are train, "
+            f"Unknown command {command!r}.{config.suggest(command, ['train', *COMMANDS])} There are train, "
             f"{', '.join(COMMANDS)}."
         )
     except (UserError, tasks.TaskError) as error:

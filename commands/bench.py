@@ -34,11 +34,10 @@ import tasks
 import tinyr1
 from engine import rollout
 from runtime import cpu
-from runtime.config import Parser
+from runtime.config import Parser, option
 from runtime.learner import Learner
 from runtime.models import load_model, peak_gb, pick_attention, pick_device, pick_precision
 from runtime.runfolder import UserError, environment
-from tinyr1 import knob
 
 # hidden, layers, heads, key-value heads, intermediate, tied embeddings, vocabulary; config.json of each model
 SHAPES = {
@@ -53,30 +52,30 @@ SHAPES = {
 
 @dataclass
 class Bench:
-    model: str = knob("minibase", "Hugging Face folder or hub id; minibase is the miniature that ships here")
-    random: str = knob("", f"random weights in the shape of {', '.join(SHAPES)}")
-    prompts: int = knob(16, "prompts")
-    group: int = knob(16, "samples per prompt")
-    prompt_tokens: int = knob(
+    model: str = option("minibase", "Hugging Face folder or hub id; minibase is the miniature shipped here")
+    random: str = option("", f"random weights in the shape of {', '.join(SHAPES)}")
+    prompts: int = option(16, "prompts")
+    group: int = option(16, "samples per prompt")
+    prompt_tokens: int = option(
         64, "tokens per prompt of random tokens (--lengths eos takes Countdown's prompts)"
     )
-    max_new_tokens: int = knob(160, "cap on the tokens of a response")
-    lengths: str = knob(
+    max_new_tokens: int = option(160, "cap on the tokens of a response")
+    lengths: str = option(
         "", "eos: as the model ends; fixed: all at the cap; skewed: most short, few at the cap; empty: eos "
         "of the miniature, else skewed",
         ["", "eos", "fixed", "skewed"],
     )  # fmt: skip
-    against: str = knob("hf", "engines to compare with, of hf,static,generate_batch,vllm; none for none")
-    repeats: int = knob(3, "timed rounds")
-    slots: int = knob(0, "samples decoded at once; 0 for as many as fit")
-    train: bool = knob(True, "time a training step, too")
-    beside: int = knob(0, "busy processes that run during the measurement")
-    profile: bool = knob(False, "print where the time of sampling goes")
-    device: str = knob("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
-    precision: str = knob(
+    against: str = option("hf", "engines to compare with, of hf,static,generate_batch,vllm; none for none")
+    repeats: int = option(3, "timed rounds")
+    slots: int = option(0, "samples decoded at once; 0 for as many as fit")
+    train: bool = option(True, "time a training step, too")
+    beside: int = option(0, "busy processes that run during the measurement")
+    profile: bool = option(False, "print where the time of sampling goes")
+    device: str = option("auto", "cuda if there, else cpu", ["auto", "cuda", "cpu"])
+    precision: str = option(
         "auto", "precision of the training step, and of sampling on a GPU", ["auto", "fp32", "bf16"]
     )
-    json: str = knob("", "write the figures to this file")
+    json: str = option("", "write the figures to this file")
 
 
 @dataclass
@@ -264,7 +263,7 @@ def make_work(args: Bench, model, tokenizer) -> Work:
         caps = [args.max_new_tokens] * N
     eos = sorted({tokenizer.eos_token_id}) if args.lengths == "eos" else []
     if args.lengths == "eos":
-        cfg = tinyr1.parse("train", ["mini"])[0]
+        cfg = tinyr1.parse(["mini"])[0]
         stream = tinyr1.Problems(tasks.load("countdown"), "train", cfg, tokenizer)
         prompts = [p.prompt_ids for p in islice(stream, args.prompts)]
     else:
@@ -317,7 +316,7 @@ def decode_bytes(model, dtype, work: Work, found: list[int], steps: int) -> floa
 
 def train_step(model, args: Bench, roll, precision: str, device) -> float:
     """Median seconds of the update on these samples, with random advantages: every row has a gradient."""
-    cfg = tinyr1.Config(precision=precision, max_new_tokens=args.max_new_tokens)
+    cfg = tinyr1.Train(precision=precision, max_new_tokens=args.max_new_tokens)
     pick_attention(model, precision)
     learner = Learner(tinyr1.Policy(model, cfg.temperature, precision), lr=0.0)
     reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)

@@ -5,9 +5,9 @@
     python tinyr1.py compare_algos 1.5b --token_budget 50000000 --out runs/algos-1.5b --report algos-1.5b
     python tinyr1.py compare_algos --algos grpo,grpo:random,grpo:format_only,grpo:inverted --report controls
 
-A cell is an algorithm, or `algorithm:reward mode` for a control run, with a seed; it is a run folder of its
-own under --out. The figure and the table are written there, too, unless --report names another place.
-Whatever else stands on the command line is a preset or a knob of all cells. The same command goes on where it
+A cell is an algorithm, or `algorithm:control` for a control run, with a seed; it is a run folder of its own
+under --out. The figure and the table are written there, too, unless --report names another place.
+Everything else on the command line is a preset or an option of all cells. The same command resumes where it
 was stopped: finished cells are not run again, and cells of other settings, or of another base model, task or
 trainer, are refused.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 import tinyr1
 from plots import algorithms
 from runtime.config import check_gpu
+from runtime.presets import PRESETS
 from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
 
 ALL = "--steps 100000".split()  # it is the token budget that ends a cell
@@ -33,20 +34,20 @@ CONTROLS = ("random", "format", "inverted")
 FREE = {"out", "overwrite", "name", "device", "precision"}  # what a finished cell may differ in
 
 
-def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
+def cell_command(args, options: list[str], algo: str, seed: str) -> list[str]:
     """The arguments of `train` for a cell. Errors: UserError without a budget."""
-    named = bool(knobs) and not knobs[0].startswith("--")
-    preset, given = (knobs[0], knobs[1:]) if named else ("mini", knobs)
+    named = bool(options) and not options[0].startswith("--")
+    preset, given = (options[0], options[1:]) if named else ("mini", options)
     if preset != "mini" and "--token_budget" not in given:
         raise UserError(f"Give --token_budget, the sampled tokens of a cell: {preset} has no usual one.")
     algorithm, _, mode = algo.partition(":")
     if algorithm not in tinyr1.ALGORITHMS or mode not in ("", *CONTROLS):
         raise UserError(
             f"--algos {algo}: expected one of {', '.join(tinyr1.ALGORITHMS)}, alone or with one of "
-            f"{', '.join(':' + mode for mode in CONTROLS)} behind it."
+            f"{', '.join(':' + mode for mode in CONTROLS)} after it."
         )
     row = []  # a typed --algo that is the preset's own changes nothing, so its row is typed out
-    if algorithm == tinyr1.PRESETS.get(preset, {}).get("algo", tinyr1.Config.algo):
+    if algorithm == PRESETS.get(preset, {}).get("algo", tinyr1.Train.algo):
         row = [word for k, v in tinyr1.ALGORITHMS[algorithm].items() for word in (f"--{k}", str(v))]
     own = ["--algo", algorithm, "--seed", seed, "--out", args.out]
     own += ["--rewards", mode] if mode else []
@@ -56,7 +57,7 @@ def cell_command(args, knobs: list[str], algo: str, seed: str) -> list[str]:
 
 def finished(argv: list[str]) -> bool:
     """Whether the cell has been run. Errors: UserError if its folder holds a run of other settings."""
-    cfg = tinyr1.parse("train", argv)[0]
+    cfg = tinyr1.parse(argv)[0]
     folder = Path(cfg.out) / cfg.name
     if not (folder / "config.json").exists():
         return False
@@ -90,12 +91,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
     parser.add_argument("--out", default="runs/algos", help="where the cells' run folders are")
     parser.add_argument("--report", help="path of figure and table, without suffix (default: OUT/algorithms)")
-    args, knobs = parser.parse_known_args(argv)
+    args, options = parser.parse_known_args(argv)
     report = Path(args.report or Path(args.out) / "algorithms")
     cells = [(algo, seed) for seed in args.seeds.split(",") for algo in args.algos.split(",")]
-    commands = {cell: cell_command(args, knobs, *cell) for cell in cells}
+    commands = {cell: cell_command(args, options, *cell) for cell in cells}
     # all cells are checked before any runs
-    check_gpu(*tinyr1.parse("train", next(iter(commands.values()))), tinyr1.GPU_GB)
+    check_gpu(*tinyr1.parse(next(iter(commands.values()))))
     done = {cell for cell, command in commands.items() if finished(command)}
     failed = {}
     for i, (cell, command) in enumerate(commands.items()):
@@ -104,7 +105,7 @@ def main(argv: list[str]) -> int:
             continue
         code = run_cell([sys.executable, HERE / "tinyr1.py", "train", *command])
         if code == 130:
-            print("stopped; the same command goes on")
+            print("stopped; the same command resumes")
             return 130
         if code:
             failed[cell[0]] = failed.get(cell[0], 0) + 1

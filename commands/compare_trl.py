@@ -33,7 +33,7 @@ class Ours:
 
     def __init__(self, precision, base):
         arguments = "mini --rewards task --weight_decay 0 --kl 0".split()
-        self.cfg, _ = tinyr1.parse("train", [*arguments, *base, "--precision", precision, "--lr", str(LR)])
+        self.cfg, _ = tinyr1.parse([*arguments, *base, "--precision", precision, "--lr", str(LR)])
         self.name = f"tinyr1, {precision}"
         self.model, self.tokenizer = load_model(self.cfg.model, torch.device("cpu"))
         pick_attention(self.model, precision)

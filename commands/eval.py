@@ -7,15 +7,16 @@
     python tinyr1.py eval --model DIR --task math500 --data math500=rows.jsonl
     python tinyr1.py eval --rescore runs/eval-mini/eval_samples.jsonl
 
-A run that is still training is evaluated at its last checkpoint. Samples are written as they come, and the
-same command goes on from them. --rescore grades stored samples again, with the tasks as they are now and
-without a model. A model of minibase.py, and a run that began with one, get the options of the miniature's
+A run that is still training is evaluated at its last checkpoint. Samples are written as they are made, and
+the same command resumes after them. --rescore grades stored samples again, with the tasks as they are now and
+without a model. A model of `make-base`, and a run that began with one, get the options of the miniature's
 preset for a task (wording=short and so on) unless others are typed.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -25,9 +26,11 @@ import tinyr1
 from engine.rollout import longest_prompt
 from plots.summary import table
 from runtime import config
+from runtime.config import EvalOptions, ModelOptions, RunOptions, SampleOptions, TaskOptions, option
 from runtime.digests import digest, model_files, task_files
 from runtime.metrics import evaluation, sample_records
-from runtime.models import check_tokenizer, load_model, pick_device, pick_precision
+from runtime.models import check_tokenizer, load_model
+from runtime.presets import PRESETS
 from runtime.runfolder import (
     HERE,
     Clock,
@@ -40,31 +43,47 @@ from runtime.runfolder import (
     write_json,
 )
 from runtime.scoring import check_some_succeeded
-from tinyr1 import Config, knob
 
-AT_ONCE = 1024  # samples between two writes
-GROUPS = ("level", "subject")  # fields of problems by which accuracy is reported, too
-GREEDY = " (greedy)"  # behind a set's name in eval_samples.jsonl
-FREE = {"out", "overwrite", "name", "device", "rescore", "own", "base"}  # what may differ on resuming
-
-
-READ = {
-    *"model task task_args template max_new_tokens temperature top_p eval_problems eval_samples".split(),
-    *"name out seed device precision overwrite verdict_seconds".split(),
-}
+# samples between two writes
+AT_ONCE = 1024
+# fields of problems by which accuracy is reported, too
+GROUPS = ("level", "subject")
+# after a set's name in eval_samples.jsonl
+GREEDY = " (greedy)"
+# options that may differ when an evaluation is resumed
+FREE = {"out", "overwrite", "name", "device", "rescore", "own", "base"}
 
 
 @dataclass
-class Eval(Config):
+class SetOptions(TaskOptions):
+    task: str = option("countdown", "tasks, sets such as math500, or files, with commas; NAME:option=value")
+    data: list[str] = option([], "SET=FILE: read that set's problems from a file")
+    greedy: bool = option(False, "add one greedy answer per problem")
+    rescore: str = option("", "an eval_samples.jsonl to grade again; needs no model")
+    own: str = option("", "the task that --task_args are for, if --task names several (of a run: its own)")
+    base: str = option("", "the model that a run began with (of a run: its own)")
+    checkpoint: str = option("", "state.pt of a run in training: its weights replace the model's")
+
+
+@dataclass
+class Eval(ModelOptions, SetOptions, SampleOptions, EvalOptions, RunOptions):
     __doc__ = __doc__
-    HIDDEN = {f.name for f in fields(Config)} - READ  # knobs of training, which a run's config brings along
-    task: str = knob("countdown", "tasks, sets such as math500, or files, with commas; or NAME:option=value")
-    data: list[str] = knob([], "SET=FILE: read that set's problems from a file")
-    greedy: bool = knob(False, "answer every problem once more, without chance")
-    rescore: str = knob("", "an eval_samples.jsonl to grade again; needs no model")
-    own: str = knob("", "the task that --task_args are for, if --task names several (of a run: its own)")
-    base: str = knob("", "the model that a run began with (of a run: its own)")
-    checkpoint: str = knob("", "state.pt of a run in training: its weights replace the model's")
+
+    @classmethod
+    def of_run(cls, folder: Path) -> dict[str, Any]:
+        """The options for a run's trained model, or its last checkpoint, on its task. Errors: UserError."""
+        if not folder.is_dir():
+            hint = config.suggest(str(folder), PRESETS, "the preset ") or " Train first: bash run.sh"
+            raise UserError(f"There is no run folder {folder}.{hint}")
+        defaults, saved = config.defaults_of(cls), config.read_settings(folder)
+        settings = {name: saved.get(name, value) for name, value in defaults.items()}
+        settings |= {"name": "", "out": str(folder.resolve().parent), "device": "auto", "precision": "auto"}
+        settings |= {"own": settings["task"], "base": settings["model"]}
+        if (folder / "final").is_dir():
+            return settings | {"model": str(folder / "final")}
+        if (state := folder / "checkpoint" / "state.pt").exists():
+            return settings | {"checkpoint": str(state)}
+        raise UserError(f"The run {folder} has neither final/ nor a checkpoint yet: run it again.")
 
 
 def usual_options(cfg: Eval, name: str, task) -> dict:
@@ -75,8 +94,8 @@ def usual_options(cfg: Eval, name: str, task) -> dict:
     folder = HERE / "minibase" if base == "minibase" else Path(base)
     if not (folder / "record.json").is_file() or cfg.base and name == cfg.own:
         return {}
-    for preset in tinyr1.PRESETS.values():
-        if "model" not in preset and tasks.load(preset.get("task", Config.task)) is task:
+    for preset in PRESETS.values():
+        if "model" not in preset and tasks.load(preset.get("task", TaskOptions.task)) is task:
             return config.pairs(preset["task_args"])
     return {}
 
@@ -136,7 +155,6 @@ class Folder:
                 self.samples.unlink(missing_ok=True)
             elif self.samples.exists():
                 self.check(settings)
-                cfg.precision = settings["precision"]
         except OSError as error:
             message = f"Cannot write {self.path}: {error}. Choose another place with --out FOLDER."
             raise UserError(message) from error
@@ -171,7 +189,7 @@ class Folder:
             with open(self.samples, "a") as file:
                 file.write("".join(to_json(record) + "\n" for record in records))
         except OSError as error:
-            message = f"Could not write {self.samples}: {error}. Make room; the same command goes on."
+            message = f"Could not write {self.samples}: {error}. Make room; the same command resumes."
             raise UserError(message) from error
 
 
@@ -312,14 +330,15 @@ def load(cfg: Eval):
 
 
 def main(argv: list[str]) -> int:
-    cfg, preset = tinyr1.parse("eval", argv, Eval)
+    cfg, preset = tinyr1.parse(argv, Eval)
     if cfg.rescore:
         rescore(cfg, any(word.split("=")[0] == "--task" for word in argv))
         return 0
-    config.check_gpu(cfg, preset, tinyr1.GPU_GB)
-    found, device = sets(cfg), pick_device(cfg.device)
-    folder = Folder(cfg, found)  # which knows the precision of what it goes on with
-    cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
+    config.check_gpu(cfg, preset)
+    found = sets(cfg)
+    folder = Folder(cfg, found)
+    # a resumed evaluation keeps the precision with which it began
+    cfg = config.resolve(cfg, {"precision": folder.settings["precision"]})
     write_json(folder.path / "config.json", folder.settings | {"precision": cfg.precision})
     model, tokenizer = load(cfg)
     held = {}
@@ -331,7 +350,7 @@ def main(argv: list[str]) -> int:
             print(f"{name}: {own.eval_problems} of its problems; there are more (--eval_problems)")
     stored, out = folder.stored(), {}
     for name, (task, own) in found.items():
-        own.device, own.precision = cfg.device, cfg.precision
+        own = replace(own, device=cfg.device, precision=cfg.precision)
         rest = own, task, held[name]
         k = cfg.eval_samples
         records = sample_set(name, k, *rest, stored.get(name, []), model, tokenizer, folder)

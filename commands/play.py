@@ -9,7 +9,6 @@ would give with the same random numbers; the same --seed and the same lines give
 """
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -28,7 +27,7 @@ from engine import rollout
 from engine.generic import forward, forward_whole
 from engine.policy import position_limit
 from runtime import config
-from runtime.models import pick_device, pick_precision, stop_ids
+from runtime.models import stop_ids
 from runtime.problems import pose
 
 WIDE = 90  # columns of a terminal from which on the answers stand side by side
@@ -205,13 +204,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--temperature", type=float, help="of the answers (default: the run's; 0: no chance)")
     parser.add_argument("--seed", type=int, help="of draws and answers (default: another one each time)")
     args = parser.parse_args(argv)
-    cfg = Eval(**config.run_config(Eval, tinyr1.PRESETS, args.run))
-    cfg.name = args.run.resolve().name
-    cfg.temperature = cfg.temperature if args.temperature is None else args.temperature
-    device = pick_device(cfg.device)
-    cfg.device, cfg.precision = device.type, pick_precision(cfg.precision, device)
-    source = json.loads((args.run / "config.json").read_text())["config"].get("model", cfg.model)
-    models = {"base": load(replace(cfg, model=source, checkpoint="")), "trained": load(cfg)}
+    cfg = Eval(**Eval.of_run(args.run) | {"name": args.run.resolve().name})
+    if args.temperature is not None:
+        cfg = replace(cfg, temperature=args.temperature)
+    cfg = config.resolve(cfg, saved={})
+    models = {"base": load(replace(cfg, model=cfg.base, checkpoint="")), "trained": load(cfg)}
     for model, _ in models.values():
         model.to(tinyr1.sampling_dtype(model, cfg)).eval()
     task, tokenizer = tasks.load(cfg.task), models["base"][1]

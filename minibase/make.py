@@ -358,7 +358,7 @@ def measure(folder: Path, corpus: Corpus) -> dict:
     """Figures of the saved model on held-out problems of both tasks, sampled at temperature 1."""
     import tinyr1
 
-    cfg = tinyr1.Config(
+    cfg = tinyr1.Train(
         model=str(folder), task_args=["numbers=3", f"high={corpus.high}", "wording=short"], precision="fp32"
     )
     model, tokenizer = load_model(str(folder), torch.device("cpu"))

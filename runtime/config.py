@@ -1,11 +1,18 @@
-"""From a command line to a checked configuration: algorithm rows, presets, run folders, names, ranges."""
+"""From a command line to a checked configuration: option groups, algorithm rows, presets, names, ranges.
+
+An option group is a dataclass of options that belong together. A command is the tuple of groups that it
+takes: `class Eval(ModelOptions, ...)`. Its options are flat, on the command line (`--lr`) and in the code
+(`cfg.lr`); the groups are the headings of --help.
+"""
 
 import argparse
 import difflib
 import json
 import zlib
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -13,9 +20,188 @@ from transformers import HfArgumentParser
 
 import tasks
 from plots.old_names import OLD_NAMES, current_names
-from runtime.presets import MADE_HERE
+from runtime.models import pick_device, pick_precision
+from runtime.presets import ABOUT, MADE_HERE
 from runtime.runfolder import UserError
 from tasks import rewards
+
+# ---------------------------------------------------------------- option groups
+
+
+def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
+    """A field of an option group."""
+    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+COUNT = (1, 10**9)
+AMOUNT = (0, 10**9)
+POSITIVE = (1e-12, 10**9)
+SHARE = (0, 1)
+
+# Options that cannot act -> (when, what they would need).
+Idle = dict[str, tuple[Callable[[Any], bool], str]]
+
+
+@dataclass
+class Options:
+    """A group of options, or all the options of a command."""
+
+    # Asking by hand for an option that cannot act is refused.
+    IDLE: ClassVar[Idle] = {}
+
+    @classmethod
+    def names(cls) -> dict[str, Iterable[str]]:
+        """{option: the names that it takes}, for tables that are defined after the group."""
+        return {}
+
+    def check(self) -> None:
+        """UserError for a value that is out of range or does not go with the others."""
+
+    def check_ranges(self, **ranges: tuple[float, float]) -> None:
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            # also refuses NaN
+            if not low <= value <= high:
+                raise UserError(f"--{name} {value} is out of range: it must lie in {low}..{high}.")
+
+
+@dataclass
+class ModelOptions(Options):
+    _argument_group_name = "model"
+    model: str = option("minibase", "Hugging Face folder or hub id; minibase is the miniature shipped here")
+    template: str = option("none", "prompt template", tasks.TEMPLATES)
+    device: str = option("auto", "auto: cuda if there is a GPU, else cpu", ["auto", "cuda", "cpu"])
+    precision: str = option(
+        "auto", "of matrix products; auto: whichever is faster on this machine", ["auto", "fp32", "bf16"]
+    )
+
+
+@dataclass
+class TaskOptions(Options):
+    _argument_group_name = "task"
+    task: str = option("countdown", "name of a task in tasks/, or the path of your own task file")
+    task_args: list[str] = option([], "options of the task as name=value, e.g. numbers=3 reward=simplerl")
+    verdict_seconds: float = option(60.0, "a verdict that takes longer counts as failed")
+
+    def check(self) -> None:
+        self.check_ranges(verdict_seconds=(1e-3, 10**6))
+
+
+@dataclass
+class SampleOptions(Options):
+    _argument_group_name = "sampling"
+    max_new_tokens: int = option(384, "maximum tokens per response")
+    temperature: float = option(1.0, "of training and evaluation samples")
+    top_p: float = option(1.0, "nucleus of all samples; log-probabilities are of the whole distribution")
+
+    def check(self) -> None:
+        self.check_ranges(max_new_tokens=COUNT, temperature=AMOUNT, top_p=POSITIVE)
+        if self.top_p > 1:
+            raise UserError(f"--top_p {self.top_p} must not exceed 1.")
+
+
+@dataclass
+class RolloutOptions(Options):
+    _argument_group_name = "samples of a training step"
+    prompts: int = option(16, "B, prompts per step")
+    group: int = option(16, "G, samples per prompt")
+    filter_groups: bool = option(False, "leave out groups whose task rewards are all equal")
+    min_pass_rate: float = option(0.0, "leave out groups with a smaller share of correct answers")
+    max_pass_rate: float = option(1.0, "leave out groups with a larger share of correct answers")
+    max_resamples: int = option(0, "maximum draws of new prompts to replace the groups left out")
+    mask_truncated: bool = option(False, "leave responses that were cut at --max_new_tokens out of the loss")
+    overlong_buffer: int = option(64, "last tokens below the maximum; over them the penalty grows to 1")
+    rewards: str = option("task", "components that add up, e.g. task,format:0.2,overlong: tasks/rewards.py")
+
+    IDLE = {
+        "max_resamples": (
+            lambda cfg: not cfg.filters(),
+            "a filter: --filter_groups True, --min_pass_rate or --max_pass_rate",
+        ),
+    }
+
+    def filters(self) -> bool:
+        return self.filter_groups or self.min_pass_rate > 0 or self.max_pass_rate < 1
+
+    def check(self) -> None:
+        self.check_ranges(
+            prompts=COUNT, group=COUNT, min_pass_rate=SHARE, max_pass_rate=SHARE, max_resamples=(0, 127),
+            overlong_buffer=COUNT,
+        )  # fmt: skip
+        rewards.parse(self.rewards)
+        if self.min_pass_rate > self.max_pass_rate:
+            raise UserError(
+                f"--min_pass_rate {self.min_pass_rate} must not exceed --max_pass_rate {self.max_pass_rate}."
+            )
+
+
+@dataclass
+class OptimOptions(Options):
+    _argument_group_name = "optimization"
+    steps: int = option(60, "training steps")
+    token_budget: int = option(0, "stop after this many sampled tokens, if before --steps; 0: no budget")
+    lr: float = option(2e-4, "peak learning rate of AdamW")
+    warmup: int = option(3, "steps of linear warm-up")
+    schedule: str = option("constant", "learning rate after the warm-up", ["constant", "cosine"])
+    weight_decay: float = option(0.0, "of AdamW")
+    grad_clip: float = option(1.0, "maximum gradient norm")
+    micro_tokens: int = option(4096, "padded tokens per micro-batch: limits memory, keeps the gradient")
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
+
+    def check(self) -> None:
+        self.check_ranges(
+            steps=COUNT, token_budget=(0, 10**15), lr=POSITIVE, warmup=AMOUNT, weight_decay=AMOUNT,
+            grad_clip=POSITIVE, micro_tokens=COUNT,
+        )  # fmt: skip
+
+
+@dataclass
+class EvalOptions(Options):
+    _argument_group_name = "evaluation"
+    eval_problems: int = option(500, "held-out problems; of a training run: before and after it")
+    eval_samples: int = option(4, "k, samples per held-out problem")
+
+    def check(self) -> None:
+        self.check_ranges(eval_problems=COUNT, eval_samples=COUNT)
+
+
+@dataclass
+class LoopOptions(Options):
+    _argument_group_name = "during training"
+    probe_every: int = option(10, "steps between small evaluations; 0: none")
+    probe_problems: int = option(128, "held-out problems of a small evaluation, one sample each")
+    save_every: int = option(5, "steps between checkpoints")
+    keep_samples: int = option(8, "training samples per step that samples.jsonl keeps")
+    bad_steps: int = option(3, "stop after this many steps in a row with a NaN or infinite gradient")
+
+    IDLE = {"probe_problems": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0")}
+
+    def check(self) -> None:
+        self.check_ranges(
+            probe_every=AMOUNT, probe_problems=AMOUNT, save_every=COUNT, keep_samples=AMOUNT, bad_steps=COUNT
+        )
+        if self.probe_every and not self.probe_problems:
+            raise UserError(
+                "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluation."
+            )
+
+
+@dataclass
+class RunOptions(Options):
+    _argument_group_name = "run folder"
+    name: str = option("", "folder under --out; empty: named after the preset and the options you changed")
+    out: str = option("runs", "where run folders are")
+    seed: int = option(0, "random seed")
+    overwrite: bool = option(False, "first delete a run folder of the same name")
+
+    def check(self) -> None:
+        self.check_ranges(seed=(0, 2**31 - 1))
+
+
+# ---------------------------------------------------------------- the command line
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -24,126 +210,186 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 class Parser(HfArgumentParser):
     def error(self, message):
-        raise UserError(f"{message}. `{self.prog} --help` lists every knob.")
+        raise UserError(f"{message}. `{self.prog} --help` lists every option.")
 
 
-def make_parser(Config, presets: dict, tables: dict, command: str) -> Parser:
-    """A parser that returns only what was typed. `tables`: knob -> the names that it takes."""
+def title(command: type[Options]) -> str:
+    """A command's name on the command line."""
+    return command.__name__.lower()
+
+
+def options_of(command: type[Options]) -> list[Field]:
+    """The options of a command, group by group."""
+    return [option for group in command.__bases__ for option in fields(group)]
+
+
+def defaults_of(command: type[Options]) -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default is not MISSING else f.default_factory() for f in options_of(command)
+    }
+
+
+def make_parser(command: type[Options], presets: dict) -> Parser:
+    """A parser that returns only what was typed."""
     parser = Parser(
-        Config,
-        prog=f"tinyr1.py {command}",
-        usage="%(prog)s [preset] [--knob value ...]",
+        command.__bases__,
+        prog=f"tinyr1.py {title(command)}",
+        usage="%(prog)s [preset] [--option value ...]",
         allow_abbrev=False,
         add_help=False,
         formatter_class=Help,
-        description=Config.__doc__,
+        description=command.__doc__,
     )
-    parser.add_argument("-h", "--help", action="store_true", help="show every knob with its default and exit")
-    parser.add_argument(
-        "preset", nargs="?", help=f"one of {', '.join(presets)}" + (", or a run folder" * (command == "eval"))
-    )
+    parser.add_argument("-h", "--help", action="store_true", help="show the options with their defaults")
+    or_run = ", or a run folder" if hasattr(command, "of_run") else ""
+    parser.add_argument("preset", nargs="?", help=f"one of {', '.join(presets)}{or_run}")
+    names = {name: taken for group in command.__bases__ for name, taken in group.names().items()}
     for action in parser._actions:
-        action.choices = [*tables[action.dest]] if action.dest in tables else action.choices
-        action.help = argparse.SUPPRESS if action.dest in getattr(Config, "HIDDEN", ()) else action.help
+        if action.dest in names:
+            action.choices = list(names[action.dest])
         action.default = argparse.SUPPRESS
     return parser
 
 
-def parse(Config, algorithms: dict, presets: dict, tables: dict, command: str, argv: list[str]):
-    """(config, preset's name or ""): Config's defaults < the algorithm's row < the preset < the command line;
-    the row of an --algo that is not the preset's own comes after the preset. `tables`: knob -> the names
-    that it takes. --help shows the values that a run with these arguments would get. Errors: UserError.
+def parse(command: type[Options], argv: list[str], presets: dict, rows: dict) -> tuple[Any, str]:
+    """(configuration, preset's name or "") of a command line; `rows` are those of the algorithms.
+
+    What comes later wins: the defaults of the options, the algorithm's row, the preset, what is typed. The
+    row of a typed --algo that is not the preset's own comes after the preset. --help shows the values that a
+    run with these arguments would get. Errors: UserError, TaskError.
     """
-    parser = make_parser(Config, presets, tables, command)
-    refuse_old_names(argv)
-    args, unknown = parser.parse_known_args(argv)
-    typed = vars(args)  # the knobs given by hand, and no others
-    asks_help, name = typed.pop("help", False), typed.pop("preset", None)
-    preset, run = dict(presets.get(name) or {}), None
-    if command == "eval" and name and name not in presets:
-        preset, run = run_config(Config, presets, Path(name)), Path(name).resolve().name
-        name = None
-    elif name and name not in presets:
-        near = difflib.get_close_matches(name, presets, 1)
-        raise UserError(
-            f"Unknown preset {name!r}.{f' Did you mean {near[0]}?' if near else ''} "
-            f"There are: {', '.join(presets)}."
-        )
+    parser = make_parser(command, presets)
+    arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        refuse_unknown(parser, unknown[0], command)
-    if unread := [knob for knob in typed if knob in getattr(Config, "HIDDEN", ())]:
-        raise UserError(f"--{unread[0]} is a knob of training, which {command} does not read: leave it out.")
-    settings = defaults_of(Config, algorithms, preset, run, typed)
-    if command == "train" and brings_another_model(typed.get("model"), preset):
-        settings["lr"] = PUBLISHED_LR
-    cfg = Config(**settings | typed)
-    if bad := [option for option in cfg.task_args if "=" not in option]:
+        refuse_unknown(command, parser, unknown[0])
+    typed = vars(arguments)
+    asks_help, word = typed.pop("help", False), typed.pop("preset", "")
+    start = find_start(command, presets, word)
+    settings = settings_before(command, rows, start, typed)
+    cfg: Any = command(**settings | typed)
+    cfg.task_args = merge_task_args(settings, cfg.task_args)
+    free = ("name", "out", "overwrite")
+    changed = {k: getattr(cfg, k) for k in settings if getattr(cfg, k) != settings[k] and k not in free}
+    cfg.name = cfg.name or run_name(start.name or short(Path(cfg.task).stem), changed)
+    if asks_help:
+        parser.set_defaults(**vars(cfg))
+        parser.print_help()
+        parser.exit()
+    for part in (*command.__bases__, command):
+        part.check(cfg)
+    refuse_idle(cfg, changed)
+    return cfg, word if word in presets else ""
+
+
+class Start(NamedTuple):
+    """What the first word of a command line names."""
+
+    name: str
+    settings: dict[str, Any]
+    # Whether the settings are the whole configuration of a run, in which its algorithm's row is.
+    is_run: bool = False
+
+
+def find_start(command: Any, presets: dict, word: str) -> Start:
+    """The preset of this name, or the run folder for a command that takes one."""
+    if not word:
+        return Start("", {})
+    if word in presets:
+        return Start(word, presets[word])
+    if hasattr(command, "of_run"):
+        return Start(Path(word).resolve().name, command.of_run(Path(word)), is_run=True)
+    raise UserError(f"Unknown preset {word!r}.{suggest(word, presets)} There are: {', '.join(presets)}.")
+
+
+def settings_before(command: type[Options], rows: dict, start: Start, typed: dict) -> dict[str, Any]:
+    """The value that each option has unless it is typed."""
+    usual, preset = defaults_of(command), dict(start.settings)
+    own_task = preset.get("task", usual["task"])
+    if own_task not in [spec.split(":")[0] for spec in typed.get("task", own_task).split(",")]:
+        # the preset's are options of another task
+        preset["task_args"] = []
+    if "algo" in usual:
+        own = preset.get("algo", usual["algo"])
+        algo = typed.get("algo", own)
+        if algo != own:
+            preset = preset | rows[algo]
+        elif not start.is_run:
+            preset = rows[own] | preset
+    if brings_another_model(typed.get("model"), start.settings):
+        preset["lr"] = PUBLISHED_LR
+    return {name: preset.get(name, value) for name, value in usual.items()}
+
+
+def merge_task_args(settings: dict, typed: list[str]) -> list[str]:
+    """Options of the preset stay unless they are named again or replaced; `name=` removes one."""
+    if bad := [pair for pair in typed if "=" not in pair]:
         raise UserError(f"--task_args takes name=value pairs, e.g. numbers=3; got {bad[0]!r}.")
     given = pairs(settings["task_args"])
-    # options of the preset stay unless they are named again or replaced; `name=` takes one away
-    merged = tasks.join_options(
-        tasks.find(settings["task"])[0] if given else None, given, pairs(cfg.task_args)
-    )
-    cfg.task_args = [f"{k}={v}" for k, v in merged.items()]
-    changed = {
-        k: v for k, v in vars(cfg).items() if v != settings[k] and k not in ("name", "out", "overwrite")
-    }
-    cfg.name = cfg.name or "-".join(
-        [name or run or short(Path(cfg.task).stem), *(f"{k}_{short(v)}" for k, v in changed.items())]
-    )
-    if len(cfg.name) > 100:  # a folder's name has a limit
-        cfg.name = f"{cfg.name[:90]}-{zlib.crc32(cfg.name.encode()):08x}"
-    if asks_help:
-        show_help(parser, vars(cfg))
-    validate(cfg, command, changed)
-    return cfg, name or ""
+    task = tasks.find(settings["task"])[0] if given else None
+    return [f"{name}={value}" for name, value in tasks.join_options(task, given, pairs(typed)).items()]
 
 
-def defaults_of(Config, algorithms: dict, preset: dict, run: str | None, typed: dict) -> dict:
-    """The value of every knob that is not typed. `run`: `preset` is the whole configuration of a run."""
-    defaults = {f.name: default(f) for f in fields(Config)}
-    task = preset.get("task", defaults["task"])
-    if task not in [spec.split(":")[0] for spec in typed.get("task", task).split(",")]:
-        preset = preset | {"task_args": []}  # the preset's are another task's
-    own = preset.get("algo", defaults["algo"])
-    algo = typed.get("algo", own)
-    if algo != own:
-        settings = defaults | preset | algorithms[algo]
-    elif run:
-        settings = defaults | preset
-    else:
-        settings = defaults | algorithms[own] | preset
-    return settings
+def run_name(start: str, changed: dict) -> str:
+    name = "-".join([start, *(f"{option}_{short(value)}" for option, value in changed.items())])
+    # the name of a folder has a maximum length
+    return name if len(name) <= 100 else f"{name[:90]}-{zlib.crc32(name.encode()):08x}"
 
 
-def refuse_old_names(argv: list[str]) -> None:
-    for word in argv:
-        old = word.split("=")[0].removeprefix("--")
-        if word.startswith("--") and old in OLD_NAMES:
-            raise UserError(f"--{old} has another name now: write --{OLD_NAMES[old]}.")
+def short(value) -> str:
+    """An option's value as part of a folder's name."""
+    text = "+".join(value) if isinstance(value, list) else str(value)
+    return "".join(c if c.isalnum() or c in "._=+-" else "_" for c in Path(text).name)[:60]
 
 
-def refuse_unknown(parser: Parser, word: str, command: str) -> None:
-    options = [s for a in parser._actions for s in a.option_strings]
-    near = difflib.get_close_matches(word.split("=")[0], options, 1)
+def pairs(words: list[str]) -> dict[str, str]:
+    """{name: value} of name=value pairs, as the command line has them."""
+    return dict(word.split("=", 1) for word in words)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def suggest(word: str, known: Iterable[str], kind: str = "") -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" Did you mean {kind}{near[0]}?" if near else ""
+
+
+def refuse_unknown(command: type[Options], parser: Parser, word: str) -> None:
+    typed = word.split("=")[0]
+    name = typed.removeprefix("--").replace("-", "_")
+    if name in OLD_NAMES:
+        raise UserError(f"--{name} has another name now: write --{OLD_NAMES[name]}.")
+    if any(name == option.name for group in Options.__subclasses__() for option in fields(group)):
+        raise UserError(
+            f"--{name} is an option of training, which {title(command)} does not read: leave it out."
+        )
+    known = [string for action in parser._actions for string in action.option_strings]
     raise UserError(
-        f"Unknown knob {word!r}.{f' Did you mean {near[0]}?' if near else ''} "
-        f"`python tinyr1.py {command} --help` lists them all."
+        f"Unknown option {word!r}.{suggest(typed, known)} "
+        f"`python tinyr1.py {title(command)} --help` lists them all."
     )
 
 
-def show_help(parser: Parser, values: dict) -> None:
-    """Print the help with these values as the defaults, and exit."""
-    for action in parser._actions:
-        action.default = values.get(action.dest, argparse.SUPPRESS)
-    parser.print_help()
-    parser.exit()
+# With other options 0 asks for nothing.
+ZERO_IS_A_VALUE = {"clip_low", "clip_high", "gamma", "gae_lambda"}
+
+
+def refuse_idle(cfg: Options, changed: Iterable[str]) -> None:
+    """UserError if an option that was given by hand cannot act."""
+    idle = [row for group in type(cfg).__bases__ for row in group.IDLE.items()]
+    for names, (cannot_act, needs) in idle:
+        for name in names.split():
+            value = getattr(cfg, name)
+            if name in changed and (value or name in ZERO_IS_A_VALUE) and cannot_act(cfg):
+                raise UserError(f"--{name} {value} does nothing here: it needs {needs}.")
 
 
 # ---------------------------------------------------------------- the learning rate belongs to the model
 
-PUBLISHED_LR = 1e-6  # TinyZero's for Qwen2.5; the miniature's, hundreds of times that, would ruin it
-NARROW = 512  # hidden size below which a local model is trained like the miniature
+# TinyZero's for Qwen2.5. The miniature's, which is hundreds of times as large, would ruin such a model.
+PUBLISHED_LR = 1e-6
+# Hidden size below which a local model is trained like the miniature.
+NARROW = 512
 
 
 def is_miniature(model: str) -> bool:
@@ -161,7 +407,7 @@ def brings_another_model(model: str | None, preset: dict) -> bool:
 
 
 def lr_notice(cfg, preset: dict, argv: list[str]) -> str:
-    """What to say where parse chose a learning rate for a model that is not a miniature; "" elsewhere."""
+    """What to say where parse chose a learning rate for a model that is not a miniature; otherwise ""."""
     typed = {word.split("=")[0] for word in argv}
     if "--model" not in typed or "--lr" in typed or not brings_another_model(cfg.model, preset):
         return ""
@@ -171,14 +417,26 @@ def lr_notice(cfg, preset: dict, argv: list[str]) -> str:
     )
 
 
-# ---------------------------------------------------------------- what a run says first
+# ---------------------------------------------------------------- the machine
 
 
-def check_gpu(cfg, preset: str, needs: dict) -> None:
-    """UserError, before anything is downloaded, if a preset for a GPU would run on the CPU unasked; a notice
-    if the GPU has less free memory than training was estimated to need: `needs`, GB by preset.
+def resolve(cfg, saved: dict) -> Any:
+    """A copy in which `auto` is replaced: by the device and precision that were saved when the run or the
+    evaluation began, or else by this machine's. Errors: UserError.
     """
-    needed = needs.get(preset, 0)
+    asked = {
+        name: saved.get(name, "auto") if getattr(cfg, name) == "auto" else getattr(cfg, name)
+        for name in ("device", "precision")
+    }
+    device = pick_device(asked["device"])
+    return replace(cfg, device=device.type, precision=pick_precision(asked["precision"], device))
+
+
+def check_gpu(cfg, preset: str) -> None:
+    """UserError, before anything is downloaded, if a preset for a GPU would run on the CPU without --device
+    cpu; a notice if the GPU has less free memory than training was estimated to need.
+    """
+    needed = ABOUT[preset].gpu_gb if preset else 0
     if not needed or cfg.device == "cpu" or is_miniature(cfg.model):
         return
     if torch.cuda.is_available():
@@ -190,7 +448,7 @@ def check_gpu(cfg, preset: str, needs: dict) -> None:
             )
         return
     wanted = [("model", cfg.model)]
-    wanted += [("dataset", o.removeprefix("data=")) for o in cfg.task_args if o.startswith("data=")]
+    wanted += [("dataset", pair.removeprefix("data=")) for pair in cfg.task_args if pair.startswith("data=")]
     absent = [f"the {kind} {name}" for kind, name in wanted if not is_here(kind, name)]
     lacks = f" Not on this machine either: {' and '.join(absent)}." if absent else ""
     raise UserError(
@@ -206,158 +464,44 @@ def is_here(kind: str, name: str) -> bool:
     return Path(name).exists() or (snapshots.is_dir() and any(snapshots.iterdir()))
 
 
-def describe(cfg, algorithms: dict) -> str:
+def larger_preset() -> str:
+    """One line: the largest preset that this machine's GPU could hold."""
+    free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else 0
+    fits = [name for name, about in ABOUT.items() if 0 < about.gpu_gb <= free]
+    if fits:
+        return f"This machine's GPU could also run: bash run.sh {fits[-1]}"
+    return "No GPU that holds a larger preset was found; bash run.sh --help says what each needs."
+
+
+def describe(cfg, rows: dict) -> str:
     """The settings that matter, in three lines."""
-    usual = {f.name: default(f) for f in fields(cfg)} | algorithms[cfg.algo]
-    names = [*usual]
-    of_algorithm = names[names.index("adv") : names.index("steps")]
-    changed = [f"{k}={getattr(cfg, k)}" for k in of_algorithm if getattr(cfg, k) != usual[k]]
-    algorithm = f"{cfg.algo} with {' '.join(changed)}" if changed else cfg.algo
+    usual = defaults_of(type(cfg)) | rows[cfg.algo]
+    algorithm = next(group for group in type(cfg).__bases__ if "algo" in group.__annotations__)
+    names = [f.name for group in (algorithm, RolloutOptions) for f in fields(group)]
+    named_elsewhere = ("algo", "prompts", "group")
+    changed = [
+        f"{name}={getattr(cfg, name)}"
+        for name in names
+        if name not in named_elsewhere and getattr(cfg, name) != usual[name]
+    ]
+    told = f"{cfg.algo} with {' '.join(changed)}" if changed else cfg.algo
     length = f"{cfg.token_budget} sampled tokens" if cfg.token_budget else f"{cfg.steps} steps"
     return (
         f"model {cfg.model} | task {' '.join([cfg.task, *cfg.task_args])} | template {cfg.template}\n"
-        f"algorithm {algorithm} | lr {cfg.lr:g} {cfg.schedule}\n"
+        f"algorithm {told} | lr {cfg.lr:g} {cfg.schedule}\n"
         f"{length} of {cfg.prompts} prompts x {cfg.group} samples of at most {cfg.max_new_tokens} tokens | "
         f"seed {cfg.seed} | {cfg.device}, {cfg.precision}"
     )
 
 
-# ---------------------------------------------------------------- a run folder as defaults
+# ---------------------------------------------------------------- the settings of a run
 
 
-def run_config(Config, presets: dict, folder: Path) -> dict:
-    """The knobs of a run, with its trained model or its last checkpoint, as defaults for `eval`."""
-    if not folder.is_dir():
-        near = difflib.get_close_matches(str(folder), presets, 1)
-        hint = f" Did you mean the preset {near[0]}?" if near else " Train first: bash run.sh"
-        raise UserError(f"There is no run folder {folder}.{hint}")
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder, under the names that the options have now. Errors: UserError."""
     try:
-        saved = json.loads((folder / "config.json").read_text())
-        settings = current_names(saved["config"])
-        knobs = {f.name: settings.get(f.name, default(f)) for f in fields(Config)}
+        return current_names(json.loads((folder / "config.json").read_text())["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder} is no run folder: its config.json cannot be read ({type(error).__name__}: {error})."
         ) from error
-    knobs |= {"name": "", "out": str(folder.resolve().parent), "device": "auto", "precision": "auto"}
-    if "own" in knobs:
-        knobs |= {"own": knobs["task"], "base": knobs["model"]}
-    if (folder / "final").is_dir():
-        return knobs | {"model": str(folder / "final")}
-    if (state := folder / "checkpoint" / "state.pt").exists():
-        return knobs | {"checkpoint": str(state)}
-    raise UserError(f"The run {folder} has neither final/ nor a checkpoint yet: run it again.")
-
-
-def pairs(words: list[str]) -> dict[str, str]:
-    """{name: value} of name=value pairs, as the command line has them."""
-    return dict(word.split("=", 1) for word in words)
-
-
-def default(f):
-    """The default value of a dataclass's field."""
-    return f.default if f.default is not MISSING else f.default_factory()
-
-
-def short(value) -> str:
-    """A knob's value as part of a folder's name."""
-    text = "+".join(value) if isinstance(value, list) else str(value)
-    return "".join(c if c.isalnum() or c in "._=+-" else "_" for c in Path(text).name)[:60]
-
-
-RANGES = {  # knob -> smallest and largest value; what is not here has its own check or none
-    **dict.fromkeys("prompts group max_new_tokens epochs minibatches steps micro_tokens".split(), (1, 10**9)),
-    **dict.fromkeys("eval_problems eval_samples save_every bad_steps overlong_buffer".split(), (1, 10**9)),
-    **dict.fromkeys("warmup probe_every probe_problems keep_samples kl".split(), (0, 10**9)),
-    **dict.fromkeys("weight_decay tis_cap clip_dual kl_target entropy value_clip".split(), (0, 10**9)),
-    "critic_lr": (0, 10**9),
-    **dict.fromkeys("critic_warmup token_budget".split(), (0, 10**15)),
-    **dict.fromkeys("lr grad_clip top_p prm_beta".split(), (1e-12, 10**9)),
-    **dict.fromkeys("gamma gae_lambda min_pass_rate max_pass_rate".split(), (0, 1)),
-    "max_resamples": (0, 127),
-    "verdict_seconds": (1e-3, 10**6),
-    "temperature": (0, 10**9), "clip_low": (0, 1), "clip_high": (0, 10**9), "seed": (0, 2**31 - 1),
-}  # fmt: skip
-
-
-def on_policy(cfg) -> bool:
-    """Whether every optimizer step has a rollout of its own: then the ratio is 1 and nothing clips it."""
-    return cfg.epochs * cfg.minibatches == 1
-
-
-ZERO_IS_A_VALUE = {"clip_low", "clip_high", "gamma", "gae_lambda"}  # of the other knobs 0 asks for nothing
-OFF_POLICY = "more than one optimizer step per rollout: --epochs or --minibatches above 1"
-IDLE = {  # knobs that cannot act -> (when, what they would need); asking for one by hand is refused
-    "critic value_clip gae_lambda": (lambda cfg: cfg.aux != "critic", "--aux critic (or --algo ppo)"),
-    "prm_beta": (lambda cfg: cfg.aux != "prm", "--aux prm (or --algo prime)"),
-    "critic_lr critic_warmup": (lambda cfg: cfg.aux == "none", "--aux critic or --aux prm"),
-    "gamma": (lambda cfg: cfg.adv not in ("return", "gae") and cfg.aux != "prm", "--adv return or gae"),
-    "kl_in kl_target kl_estimator": (lambda cfg: cfg.kl == 0, "--kl above 0"),
-    "max_resamples": (
-        lambda cfg: not filters(cfg),
-        "a filter: --filter_groups True, --min_pass_rate or --max_pass_rate",
-    ),
-    "clip_low clip_high clip_dual surrogate value_clip": (on_policy, OFF_POLICY),
-    # --tis_cap gives each token a factor of its own, which a sequence's ratio spreads over its tokens
-    "ratio": (lambda cfg: on_policy(cfg) and not cfg.tis_cap, OFF_POLICY),
-    "probe_problems": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0"),
-}
-
-
-def filters(cfg) -> bool:
-    return cfg.filter_groups or cfg.min_pass_rate > 0 or cfg.max_pass_rate < 1
-
-
-def validate(cfg, command: str, changed=()) -> None:
-    """UserError for a value that is out of range or does not go with the others; `changed` are the knobs
-    that were given by hand.
-    """
-    for name, (low, high) in RANGES.items():
-        if not low <= getattr(cfg, name) <= high:  # also refuses NaN
-            raise UserError(f"--{name} {getattr(cfg, name)} is out of range: it must lie in {low}..{high}.")
-    if (
-        command == "train"
-        and "overlong" in rewards.parse(cfg.rewards)
-        and cfg.overlong_buffer > cfg.max_new_tokens
-    ):
-        raise UserError(
-            f"--overlong_buffer {cfg.overlong_buffer} must not exceed --max_new_tokens {cfg.max_new_tokens}."
-        )
-    if cfg.probe_every and not cfg.probe_problems:
-        raise UserError(
-            "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluations."
-        )
-    if command == "train" and cfg.temperature == 0:
-        raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
-    if cfg.top_p > 1:
-        raise UserError(f"--top_p {cfg.top_p} must not exceed 1.")
-    compares = cfg.adv in ("zscore", "centred", "loo") or cfg.aux == "prm" or cfg.filter_groups
-    if cfg.group == 1 and compares:
-        raise UserError(
-            "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
-        )
-    if cfg.prompts * cfg.group % cfg.minibatches:
-        raise UserError(
-            f"--minibatches {cfg.minibatches} must divide prompts*group = {cfg.prompts * cfg.group}."
-        )
-    clashes = {
-        "--adv gae needs the values of states, and there is no critic: give --aux critic, or --algo ppo.":
-            cfg.adv == "gae" and cfg.aux != "critic",
-        "--aux critic is of use only to --adv gae: give that too, or --algo ppo.":
-            cfg.aux == "critic" and cfg.adv != "gae",
-        "--ratio sequence has one ratio a response, so it takes one advantage a response: --adv zscore, "
-        "centred or loo, without a process reward model.":
-            cfg.ratio == "sequence" and (cfg.adv in ("return", "gae") or cfg.aux == "prm"),
-        "--clip_dual must be above 1 (2 to 3 are usual), and --surrogate cispo has nothing to bound.":
-            cfg.clip_dual > 0 and (cfg.clip_dual <= 1 or cfg.surrogate == "cispo"),
-        f"--min_pass_rate {cfg.min_pass_rate} must not exceed --max_pass_rate {cfg.max_pass_rate}.":
-            cfg.min_pass_rate > cfg.max_pass_rate,
-    }  # fmt: skip
-    for message, clash in clashes.items():
-        if clash:
-            raise UserError(message)
-    for names, (idle, needs) in IDLE.items():
-        for name in names.split():
-            asked = name in changed and (getattr(cfg, name) or name in ZERO_IS_A_VALUE)
-            if asked and idle(cfg):
-                raise UserError(f"--{name} {getattr(cfg, name)} does nothing here: it needs {needs}.")

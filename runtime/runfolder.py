@@ -324,7 +324,7 @@ class Run:
             )
 
     def check_same(self, cfg) -> None:
-        """A resumed run must be the same run; `auto` knobs were settled when it began."""
+        """A resumed run must be the same run; what `auto` means was settled when it began."""
         try:
             self.saved = json.loads((self.path / "config.json").read_text())
             saved = self.saved["config"]
@@ -332,11 +332,12 @@ class Run:
             raise UserError(
                 f"{self.path / 'config.json'} is corrupt ({error}): start again with --overwrite."
             ) from error
+        now = asdict(cfg)
         for name in ("device", "precision"):
-            if getattr(cfg, name) == "auto":
-                setattr(cfg, name, saved[name])
-        changed = differing(saved, asdict(cfg), free=("out", "overwrite", "name"))
-        changed = [f"--{name} was {saved.get(name)}, now {getattr(cfg, name)}" for name in changed]
+            if now[name] == "auto":
+                now[name] = saved[name]
+        changed = differing(saved, now, free=("out", "overwrite", "name"))
+        changed = [f"--{name} was {saved.get(name)}, now {now[name]}" for name in changed]
         if changed:
             raise UserError(
                 f"{self.path} holds an unfinished run with other settings ({'; '.join(changed)}). Go on with "

@@ -1,4 +1,4 @@
-"""Multiplication: a*b, the digits of each factor as knobs.
+"""Multiplication: a*b, the digits of each factor as options.
 
     What is 23*47?
     <think>23*40=920

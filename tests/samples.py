@@ -10,7 +10,7 @@ import tinyr1
 from critic import Critic, ImplicitPRM
 from engine import rollout
 from runtime.learner import Learner
-from tinyr1 import ALGORITHMS, Config, Policy
+from tinyr1 import ALGORITHMS, Policy, Train
 
 G, CAP, START = 4, 9, 3  # samples per prompt, cap, length of the prompts
 LENGTH = [4, 9, 1, 6, 9, 2, 7, 5, 3, 8, 6, 2]
@@ -32,7 +32,7 @@ class Sgd(Learner):
 
 
 def config(name, **more):
-    return Config(**BASE | ALGORITHMS[name] | EXTRA.get(name, {}) | more)
+    return Train(**BASE | ALGORITHMS[name] | EXTRA.get(name, {}) | more)
 
 
 def perturbed(model, scale, seed):

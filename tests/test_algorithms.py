@@ -16,7 +16,7 @@ from critic import Critic, gae, process_advantages, value_loss
 from engine import rollout
 from runtime.loop import State
 from tasks import TaskError, rewards
-from tinyr1 import ADVANTAGE, ALGORITHMS, LOSS_NORM, SURROGATE, Config, Policy, policy_loss
+from tinyr1 import ADVANTAGE, ALGORITHMS, LOSS_NORM, SURROGATE, Policy, Train, policy_loss
 
 
 @pytest.fixture(scope="module")
@@ -301,10 +301,10 @@ def test_leave_one_out_whitening_and_process_advantages_by_hand():
 
 def test_dual_clip_and_entropy_bonus():
     logp, zero, one = torch.log(torch.tensor([[9.0, 0.5]])), torch.zeros(1, 2), torch.ones(1, 2)
-    bounded, _ = policy_loss(logp, zero, -one, one, Config(clip_dual=3.0))
+    bounded, _ = policy_loss(logp, zero, -one, one, Train(clip_dual=3.0))
     assert bounded.item() == pytest.approx(3.0 + 0.8)  # instead of 9
     entropy = torch.tensor([[2.0, 1.0]], requires_grad=True)
-    policy_loss(logp, logp, 0 * one, one, Config(entropy=0.1), entropy=entropy)[0].backward()
+    policy_loss(logp, logp, 0 * one, one, Train(entropy=0.1), entropy=entropy)[0].backward()
     assert torch.allclose(entropy.grad, torch.tensor([[-0.1, -0.1]]))
 
 
@@ -326,7 +326,7 @@ def test_entropy_bonus_reaches_the_weights(models):
 def test_adaptive_kl_moves_towards_its_target():
     def after(nats_per_response):
         state = State(kl_coef=0.1)
-        cfg = Config(kl=0.1, kl_target=2.0)
+        cfg = Train(kl=0.1, kl_target=2.0)
         metrics = {"kl": nats_per_response / 10, "tokens": 10.0}
         assert tinyr1.steer_kl(state, cfg, metrics) == {"kl_coefficient": 0.1}
         return state.kl_coef
@@ -382,7 +382,7 @@ def test_a_new_algorithm_is_a_row_and_a_function(models, monkeypatch):
 
     monkeypatch.setitem(SURROGATE, "sapo", sapo)
     monkeypatch.setitem(ALGORITHMS, "sapo", dict(adv="zscore", loss_norm="sequence", surrogate="sapo"))
-    assert tinyr1.parse("train", ["mini", "--algo", "sapo"])[0].surrogate == "sapo"
+    assert tinyr1.parse(["mini", "--algo", "sapo"])[0].surrogate == "sapo"
     policy, old, ref, prm = models
     gradient = step(*make("sapo", (policy, old | {"sapo": old["grpo"]}, ref, prm))[:2])[1]
     assert gradient.norm() > 1e-2
@@ -402,7 +402,7 @@ def records():
 
 def test_controls_replace_the_reward_and_nothing_else():
     def rewards(spec, rows, seed=0):
-        total, _ = tinyr1.add_rewards(rows, Config(rewards=spec), seed)
+        total, _ = tinyr1.add_rewards(rows, Train(rewards=spec), seed)
         assert [r["correct"] for r in rows[:4]] == [True, False, False, False]
         return total.tolist()
 
@@ -421,7 +421,7 @@ def test_controls_replace_the_reward_and_nothing_else():
 
 
 def test_rewards_add_up():
-    cfg = Config(rewards="task,format:0.5,tags:0.1,overlong", max_new_tokens=20, overlong_buffer=20)
+    cfg = Train(rewards="task,format:0.5,tags:0.1,overlong", max_new_tokens=20, overlong_buffer=20)
     total, components = tinyr1.add_rewards(records(), cfg, 0)
     assert list(components) == ["task", "format", "tags", "overlong"]
     assert components["overlong"].tolist() == pytest.approx([-0.5] * 4)
@@ -437,7 +437,7 @@ def test_a_bad_sum_of_rewards_is_refused(spec):
 
 def test_filters_of_groups():
     results = [{"reward": r, "correct": r == 1} for r in (1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0.1, 0, 0, 0)]
-    kept = lambda **options: tinyr1.passes_filters(results, Config(group=4, **options)).tolist()
+    kept = lambda **options: tinyr1.passes_filters(results, Train(group=4, **options)).tolist()
     assert kept() == [True] * 4 and kept(filter_groups=True) == [True, False, False, True]
     assert kept(min_pass_rate=0.2) == [True, False, True, False]
     assert kept(min_pass_rate=0.2, max_pass_rate=0.8) == [True, False, False, False]

@@ -146,7 +146,7 @@ def test_an_update_has_no_dropout_and_no_jitter(name):
     roll = rollout.generate(model, PROMPTS, 2, max_new_tokens=8, seed=3)
     assert model.training  # generate leaves the mode as it was
     reward = torch.tensor([[0.0, 1.0]] * 4)
-    cfg = tinyr1.Config(precision="fp32", group=2, max_new_tokens=8, kl=0.04)
+    cfg = tinyr1.Train(precision="fp32", group=2, max_new_tokens=8, kl=0.04)
     batch = tinyr1.make_batch(make_samples(cfg, roll, reward.flatten()), cfg, 0, cfg.kl)
     tinyr1.compute_advantages(batch, cfg)
     batch.ref_logprobs = roll.logprobs
@@ -364,14 +364,14 @@ def test_attention_in_fp32_beside_bf16_keeps_its_masks(name):
 @pytest.mark.parametrize("name", ["opt", "modernbert-decoder", "mamba"])
 def test_a_critic_fits_every_base_model(name):
     model = make(name)
-    own = critic.Critic(Policy(model, 1.0, "fp32"), tinyr1.Config(aux="critic"))
+    own = critic.Critic(Policy(model, 1.0, "fp32"), tinyr1.Train(aux="critic"))
     assert own.head.in_features == critic.hidden_width(model) and not own.backbone.training
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mamba", "rwkv"])
 def test_play_streams_what_generate_samples(name):
     model = make(name).eval()
-    stream = play.sample_tokens(model, [5, 9, 3], tinyr1.Config(), 7)
+    stream = play.sample_tokens(model, [5, 9, 3], tinyr1.Train(), 7)
     expected = rollout.generate(model, [[5, 9, 3]], 1, max_new_tokens=6, seed=7).completions()[0]
     assert [token for token, _ in zip(stream, expected)] == expected
 

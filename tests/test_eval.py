@@ -275,7 +275,7 @@ def test_a_responses_end_by_template(tiny):
     try:
         model, tokenizer = models.load_model(tiny, torch.device("cpu"))
         for template, stop in [*tasks.STOPS.items(), ("none", ())]:
-            cfg = tinyr1.Config(template=template, precision="fp32")
+            cfg = tinyr1.Train(template=template, precision="fp32")
             with pytest.raises(Spy) as seen:
                 tinyr1.sample(model, tokenizer, [tinyr1.Problem({}, "", [1])], 1, cfg, 0)
             assert seen.value.args[0] == stop
@@ -312,7 +312,7 @@ def test_options_follow_the_template(tmp_path):
     for template, given, expected in (
         ("r1", [], "answer"), ("qwen-math", [], "boxed"), ("r1", ["format=boxed"], "boxed"),
     ):  # fmt: skip
-        cfg = tinyr1.Config(template=template, task_args=[f"data={data}", "test=all", *given])
+        cfg = tinyr1.Train(template=template, task_args=[f"data={data}", "test=all", *given])
         assert next(tinyr1.Problems(task, "test", cfg, tokenizer)).example["format"] == expected
 
 
@@ -321,7 +321,7 @@ OPTIONS = ["numbers=3", "high=13", "wording=short", "reward=binary"]
 
 def options_of(*argv):
     """{set: its task options} of an evaluation's command line."""
-    cfg, _ = tinyr1.parse("eval", list(argv), command.Eval)
+    cfg, _ = tinyr1.parse(list(argv), command.Eval)
     return {name: own.task_args for name, (_, own) in command.sets(cfg).items()}
 
 
@@ -329,7 +329,7 @@ def options_of(*argv):
 def mini_run(tmp_path, tiny):
     """Folder of a run of preset mini, with another model in the place of the trained one."""
     folder = tmp_path / "mini"
-    cfg, _ = tinyr1.parse("train", ["mini"])
+    cfg, _ = tinyr1.parse(["mini"])
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"config": asdict(cfg)}))
     (folder / "final").symlink_to(tiny)
@@ -343,7 +343,7 @@ def test_rows_of_ones_own_replace_the_ranges_of_a_preset(mini_run, tmp_path, tin
     typed = ["--task", "countdown", "--task_args", f"data={data}"]
     assert options_of(mini_run, *typed) == {"countdown": mine}
     assert options_of("mini", *typed) == options_of(*typed) == {"countdown": mine}
-    assert tinyr1.parse("train", ["mini", *typed])[0].task_args == mine
+    assert tinyr1.parse(["mini", *typed])[0].task_args == mine
     spec = f"countdown:data={data}"
     assert options_of(mini_run, "--task", spec) == {spec: mine}
     assert options_of(mini_run, "--data", f"countdown={data}") == {"countdown": [*mine, "test=all"]}

@@ -12,7 +12,7 @@ from engine import rollout
 from runtime.learner import Learner
 from runtime.loop import lr_at
 from tasks.rewards import Response, overlong
-from tinyr1 import ADVANTAGE, KL, LOSS_NORM, Batch, Config, Policy, policy_loss
+from tinyr1 import ADVANTAGE, KL, LOSS_NORM, Batch, Policy, Train, policy_loss
 
 MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
 
@@ -37,11 +37,11 @@ def test_policy_loss_by_hand():
     logp = torch.log(torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.1]]))
     adv = torch.tensor([[1.0], [-1.0]])
     weight = LOSS_NORM["sequence"](MASK, 10)
-    loss, sums = policy_loss(logp, old, adv, weight, Config(kl=0))
+    loss, sums = policy_loss(logp, old, adv, weight, Train(kl=0))
     row0, row1 = (1.2 + 0.5) / 4, (-1.5 - 0.8 - 1.1) / 6
     assert loss.item() == pytest.approx(-(row0 + row1), rel=1e-6)
     assert sums["clip_frac"].tolist() == [[1, 0, 0], [0, 1, 0]]
-    wide, _ = policy_loss(logp, old, adv, weight, Config(kl=0, clip_low=0.6, clip_high=0.6))
+    wide, _ = policy_loss(logp, old, adv, weight, Train(kl=0, clip_low=0.6, clip_high=0.6))
     assert wide.item() == pytest.approx(-((1.5 + 0.5) / 4 + (-1.5 - 0.5 - 1.1) / 6), rel=1e-6)
 
 
@@ -52,7 +52,7 @@ def test_kl_estimators_by_hand():
     assert torch.allclose(KL["k3"](d), torch.tensor([0, math.exp(-0.5) - 0.5, math.exp(0.5) - 1.5]))
     logp, ref = torch.zeros(2, 3), torch.full((2, 3), -0.5)
     weight = LOSS_NORM["token"](MASK, 10)
-    loss, sums = policy_loss(logp, logp, torch.zeros(2, 1), weight, Config(kl=0.1), 0.1, ref)
+    loss, sums = policy_loss(logp, logp, torch.zeros(2, 1), weight, Train(kl=0.1), 0.1, ref)
     assert loss.item() == pytest.approx(0.1 * (math.exp(-0.5) - 0.5), rel=1e-5)
     assert sums["kl"].shape == (2, 3)
 
@@ -61,7 +61,7 @@ def test_kl_estimators_by_hand():
 def test_at_ratio_one_the_gradient_is_reinforce(weight_name):
     logp = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     adv, weight = torch.tensor([[0.7], [-1.3]], dtype=torch.float64), LOSS_NORM[weight_name](MASK, 8)
-    policy_loss(logp, logp.detach(), adv, weight, Config(kl=0))[0].backward()
+    policy_loss(logp, logp.detach(), adv, weight, Train(kl=0))[0].backward()
     assert torch.allclose(logp.grad, -adv * weight)
 
 
@@ -133,7 +133,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_gradient_depends_on_nothing_it_must_not(setting):
-    cfg = Config(precision="fp32", grad_clip=1e9, max_new_tokens=9, micro_tokens=10**6, **setting)
+    cfg = Train(precision="fp32", grad_clip=1e9, max_new_tokens=9, micro_tokens=10**6, **setting)
     whole, metrics = gradient(cfg)
     assert whole.norm() > 1e-3 and metrics["grad_norm"] == pytest.approx(whole.norm().item(), rel=1e-4)
     cfg.micro_tokens = 13  # a row or two at a time
@@ -144,7 +144,7 @@ def test_gradient_depends_on_nothing_it_must_not(setting):
 
 def test_update_equals_the_formula_written_out():
     """GRPO's gradient from whole tensors, without micro-batches or weights: 2402.03300, eq. 3 and 4."""
-    cfg = Config(precision="fp32", grad_clip=1e9, max_new_tokens=9, **tinyr1.ALGORITHMS["grpo"])
+    cfg = Train(precision="fp32", grad_clip=1e9, max_new_tokens=9, **tinyr1.ALGORITHMS["grpo"])
     model, ref, roll = small_model(), small_model(seed=1), fake_rollout(small_model())
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
     objective = 0.0
@@ -167,16 +167,16 @@ def test_update_equals_the_formula_written_out():
 def test_truncated_importance_correction():
     """Every token was e^0.5 times less likely to the engine: it counts so much more, up to the cap."""
     kw = dict(precision="fp32", grad_clip=1e9, max_new_tokens=9)
-    plain, metrics = gradient(Config(**kw), engine_gap=-0.5)
+    plain, metrics = gradient(Train(**kw), engine_gap=-0.5)
     assert metrics["rollout_kl"] == pytest.approx(-0.5, abs=1e-5)
     for cap, factor in ((2.0, math.exp(0.5)), (1.2, 1.2)):
         assert torch.allclose(
-            gradient(Config(tis_cap=cap, **kw), engine_gap=-0.5)[0], plain * factor, atol=1e-5
+            gradient(Train(tis_cap=cap, **kw), engine_gap=-0.5)[0], plain * factor, atol=1e-5
         )
 
 
 def test_minibatches_and_epochs_leave_ratio_one():
-    cfg = Config(precision="fp32", max_new_tokens=9, epochs=3, minibatches=2, kl=0.0)
+    cfg = Train(precision="fp32", max_new_tokens=9, epochs=3, minibatches=2, kl=0.0)
     _, metrics = gradient(cfg)
     assert (
         metrics["skipped"] == 0 and metrics["clip_frac"] > 0
@@ -184,7 +184,7 @@ def test_minibatches_and_epochs_leave_ratio_one():
 
 
 def test_nan_never_reaches_the_weights():
-    cfg = Config(precision="fp32", max_new_tokens=9)
+    cfg = Train(precision="fp32", max_new_tokens=9)
     model, roll = small_model(), fake_rollout(small_model())
     before = copy.deepcopy(model.state_dict())
     reward = torch.tensor([[1.0, -1, float("nan"), 1], [1, -1, 1, 1]])
@@ -202,7 +202,7 @@ def test_overlong_responses_are_penalised_softly():
 
 
 def test_schedule():
-    cfg = Config(lr=1.0, warmup=3, steps=13)
+    cfg = Train(lr=1.0, warmup=3, steps=13)
     assert [lr_at(s, cfg) for s in (0, 1, 3, 12)] == [0.25, 0.5, 1.0, 1.0]
     cfg.schedule = "cosine"
     assert lr_at(3, cfg) == 1.0 and lr_at(13, cfg) == pytest.approx(0.1)

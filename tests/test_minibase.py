@@ -150,7 +150,7 @@ def test_the_shipped_model(tokenizer):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     record = json.loads((folder / "record.json").read_text())
     assert model.config.model_type == "qwen2" and model.num_parameters() == record["training"]["parameters"]
-    cfg = tinyr1.parse("train", ["mini", "--eval_problems", "100"])[0]
+    cfg = tinyr1.parse(["mini", "--eval_problems", "100"])[0]
     held = tinyr1.held_out(countdown, cfg, tokenizer)
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 2, cfg)
     recorded = record["held_out"]["countdown"]

@@ -41,7 +41,7 @@ def test_the_example_keeps_the_protocol():
 
 def test_the_miniature_can_be_trained_on_the_example():
     """The base model is right now and then, so that there is something to reward."""
-    cfg = tinyr1.parse("train", ["mini", "--task", str(EXAMPLE), "--precision", "fp32"])[0]
+    cfg = tinyr1.parse(["mini", "--task", str(EXAMPLE), "--precision", "fp32"])[0]
     model, tokenizer = models.load_model(cfg.model, torch.device("cpu"))
     task = tasks.load(cfg.task)
     held = tinyr1.held_out(task, cfg, tokenizer)

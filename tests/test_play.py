@@ -68,7 +68,7 @@ def test_what_is_no_problem_is_refused(task, text):
 
 
 def test_a_problem_is_found_typed_numbered_or_drawn(tiny):
-    cfg, tokenizer = tinyr1.parse("train", ["mini"])[0], AutoTokenizer.from_pretrained(tiny)
+    cfg, tokenizer = tinyr1.parse(["mini"])[0], AutoTokenizer.from_pretrained(tiny)
     held = tinyr1.held_out(countdown, cfg, tokenizer)
     find = lambda text, task=countdown: play.find_problem(text, task, held, cfg, tokenizer, random.Random(0))
     typed = find("3 8 5 = 16")
@@ -87,7 +87,7 @@ def test_a_problem_is_found_typed_numbered_or_drawn(tiny):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_streamed_answers_are_those_of_generate(tiny, temperature):
-    cfg = tinyr1.parse("train", ["mini", "--max_new_tokens", "40", "--overlong_buffer", "4"])[0]
+    cfg = tinyr1.parse(["mini", "--max_new_tokens", "40", "--overlong_buffer", "4"])[0]
     cfg.temperature = temperature
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
     problem = pose(countdown, {"nums": [3, 8, 5], "target": 16, "wording": "short"}, cfg, tokenizer)
@@ -102,7 +102,7 @@ def test_streamed_answers_are_those_of_generate(tiny, temperature):
 
 
 def test_a_stop_string_and_the_models_positions_end_an_answer(tiny, monkeypatch):
-    cfg = tinyr1.parse("train", ["mini"])[0]
+    cfg = tinyr1.parse(["mini"])[0]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
     said = iter(tokenizer("1+1\nUser: more").input_ids)
     monkeypatch.setattr(play, "sample_tokens", lambda *_: said)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tinyr1
+from runtime.presets import ABOUT, PRESETS
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -82,19 +83,19 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in():
 
 
 def test_presets_and_help_agree(capsys):
-    assert set(tinyr1.PRESETS) == set(tinyr1.GPU_GB)
+    assert list(PRESETS) == list(ABOUT)
     assert tinyr1.main(["--help"]) == 0
     output = capsys.readouterr().out
-    assert all(name in output for name in tinyr1.PRESETS)
-    for name in tinyr1.PRESETS:
-        cfg, preset = tinyr1.parse("train", [name])
+    assert all(name in output for name in PRESETS)
+    for name in PRESETS:
+        cfg, preset = tinyr1.parse([name])
         assert preset == cfg.name == name
-    cfg, _ = tinyr1.parse("train", ["mini", "--seed", "1", "--steps", "7", "--task_args", "reward=simplerl"])
+    cfg, _ = tinyr1.parse(["mini", "--seed", "1", "--steps", "7", "--task_args", "reward=simplerl"])
     assert cfg.name == "mini-task_args_reward=simplerl-steps_7-seed_1" or cfg.name.startswith("mini-")
     assert "reward=simplerl" in cfg.task_args and "wording=short" in cfg.task_args and cfg.kl == 0
-    assert tinyr1.parse("train", ["--algo", "drgrpo"])[0].adv == "centred"
-    assert tinyr1.parse("train", ["--algo", "drgrpo", "--adv", "zscore"])[0].adv == "zscore"
-    assert tinyr1.parse("train", ["mini", "--algo", "drgrpo"])[0].loss_norm == "constant"
+    assert tinyr1.parse(["--algo", "drgrpo"])[0].adv == "centred"
+    assert tinyr1.parse(["--algo", "drgrpo", "--adv", "zscore"])[0].adv == "zscore"
+    assert tinyr1.parse(["mini", "--algo", "drgrpo"])[0].loss_norm == "constant"
 
 
 CLOCKS = r"\b(perf_counter|monotonic|time\.time|fastest)\("

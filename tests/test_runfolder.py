@@ -191,7 +191,7 @@ def test_a_folder_in_use_is_refused_until_its_owner_dies(tiny, tmp_path, capsys,
 
 def test_two_starts_of_a_new_run_at_once(tiny, tmp_path, capsys, monkeypatch):
     """The one that comes second finds the first one's run, or its lock, when it begins."""
-    cfg = tinyr1.parse("train", ["mini", "--model", tiny, "--out", str(tmp_path), "--name", "r", *QUICK])[0]
+    cfg = tinyr1.parse(["mini", "--model", tiny, "--out", str(tmp_path), "--name", "r", *QUICK])[0]
     late = runfolder.Run(cfg)
     assert train("mini", "--model", tiny, "--out", tmp_path, "--name", "r", "--steps", 1, *QUICK) == 0
     with pytest.raises(runfolder.UserError, match="Another process has begun"):
@@ -358,7 +358,7 @@ def test_a_run_records_its_preset_and_what_differs(tiny, tmp_path, capsys):
     ],
 )
 def test_differences_are_from_the_preset_with_its_algorithms_row(argv, expected):
-    assert tinyr1.differences(*tinyr1.parse("train", argv.split())) == expected
+    assert tinyr1.differences(*tinyr1.parse(argv.split())) == expected
 
 
 # ---------------------------------------------------------------- numbers that are none

@@ -105,7 +105,7 @@ def test_a_prompt_does_not_end_in_an_eos_of_a_post_processor():
     assert tokenizer("ab").input_ids[-1] == tokenizer.eos_token_id
     ids = models.prompt_ids(tokenizer, "ab", "none")
     assert ids == tokenizer("ab", add_special_tokens=False).input_ids
-    cfg = tinyr1.Config()
+    cfg = tinyr1.Train()
     assert (
         tokenizer.eos_token_id
         not in next(tinyr1.Problems(tasks.load("countdown"), "test", cfg, tokenizer)).prompt_ids
@@ -160,7 +160,7 @@ def test_a_padding_token_that_the_model_lacks_pads_nothing(model):
     tokenizer.pad_token = "<|59|>"
     assert tokenizer.pad_token_id > 300 and models.pad_id(model, tokenizer) == 0
     asked = [tinyr1.Problem({}, "", ids) for ids in ([1, 2, 3], [4])]
-    cfg = tinyr1.Config(max_new_tokens=4, precision="fp32")
+    cfg = tinyr1.Train(max_new_tokens=4, precision="fp32")
     roll, _ = tinyr1.sample(model, tokenizer, asked, 2, cfg, 0)
     tinyr1.Policy(model, 1.0, "fp32")(roll.input_ids, roll.mask)
 
@@ -179,7 +179,7 @@ def test_training_refuses_before_its_first_step(tiny, bandit, tmp_path):
     tokenizer.add_tokens(["ZZZ"])
     tokenizer.save_pretrained(folder)
     small = dict(steps=1, prompts=1, group=2, max_new_tokens=4, device="cpu", precision="fp32")
-    cfg = tinyr1.Config(model=str(folder), task=str(task), out=str(tmp_path / "runs"), name="x", **small)
+    cfg = tinyr1.Train(model=str(folder), task=str(task), out=str(tmp_path / "runs"), name="x", **small)
     with pytest.raises(UserError, match="into the token"):
         tinyr1.train(cfg)
     assert not (tmp_path / "runs" / "x" / "metrics.jsonl").exists()

@@ -79,7 +79,7 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
         assert set(wanted) <= set(summary[side]) and summary[side]["n"] == 8
     assert {"total", "load", "sample", "score", "update"} <= set(summary["seconds"])
     config = json.loads((run / "config.json").read_text())
-    assert set(config["config"]) == {f.name for f in fields(tinyr1.Config)} and config["config"]["seed"] == 0
+    assert set(config["config"]) == {f.name for f in fields(tinyr1.Train)} and config["config"]["seed"] == 0
     samples = rows(run / "samples.jsonl")
     held = [[s["example"] for s in samples if s["split"] == "test" and s["step"] == step] for step in (0, 2)]
     assert held[0] == held[1] and len(held[0]) == 4  # the same held-out prompts at every evaluation
@@ -206,7 +206,7 @@ BAD = {  # arguments -> what the message must contain
     "--minibatches 3": "divide",
     "--adv gae": "no critic: give --aux critic",
     "--aux critic": "--adv gae",
-    "--algo ppo --ratio sequence": "one advantage a response",
+    "--algo ppo --ratio sequence": "one advantage per response",
     "--value_clip 0.5": "--algo ppo",
     "--algo ppo --prm_beta 0.1": "--algo prime",
     "--critic_lr 1e-4": "--aux critic",
@@ -333,11 +333,11 @@ def test_a_full_disk_keeps_the_old_checkpoint(tiny, tmp_path, capsys, monkeypatc
     assert train(*argv) == 0
 
 
-def test_every_knob_is_read():
+def test_every_option_is_read():
     files = [HERE / "tinyr1.py", HERE / "critic.py", *(HERE / "runtime").glob("*.py")]
     source = "".join(path.read_text() for path in files)
     unread = [
-        f.name for f in fields(tinyr1.Config) if f"cfg.{f.name}" not in source and f'"{f.name}"' not in source
+        f.name for f in fields(tinyr1.Train) if f"cfg.{f.name}" not in source and f'"{f.name}"' not in source
     ]
     assert not unread
 

@@ -13,11 +13,12 @@ from commands.eval import Eval
 from plots.curves import load_run
 from plots.old_names import OLD_NAMES
 from runtime import config
+from runtime.presets import PRESETS
 from runtime.runfolder import UserError
 
 
-def parse(*argv, command="train"):
-    return tinyr1.parse(command, [*argv])[0]
+def parse(*argv):
+    return tinyr1.parse([*argv])[0]
 
 
 def test_a_typed_algorithm_brings_its_whole_row():
@@ -25,9 +26,9 @@ def test_a_typed_algorithm_brings_its_whole_row():
     for name, row in tinyr1.ALGORITHMS.items():
         for argv in (["mini", "--algo", name], ["mini", f"--algo={name}"], ["1.5b", "--algo", name]):
             cfg = parse(*argv)
-            own = tinyr1.PRESETS[argv[0]] if name == "grpo" else {}  # a preset comes after its own algorithm
+            own = PRESETS[argv[0]] if name == "grpo" else {}  # a preset comes after its own algorithm
             assert {k: getattr(cfg, k) for k in row} == {k: own.get(k, row[k]) for k in row}
-            assert cfg.algo == name and "kl" in row and cfg.task_args == tinyr1.PRESETS[argv[0]]["task_args"]
+            assert cfg.algo == name and "kl" in row and cfg.task_args == PRESETS[argv[0]]["task_args"]
     assert parse("mini", "--algo", "ppo", "--kl", "0.5", "--gae_lambda=0.9").kl == 0.5
     assert parse("--algo", "rloo").adv == "loo" and parse().kl == 0.04
 
@@ -35,7 +36,7 @@ def test_a_typed_algorithm_brings_its_whole_row():
 def test_another_task_leaves_the_presets_options_behind():
     for argv in (["--task", "multiplication"], ["--task=multiplication"]):
         assert parse("mini", *argv).task_args == []
-    assert parse("mini", "--task", "countdown").task_args == tinyr1.PRESETS["mini"]["task_args"]
+    assert parse("mini", "--task", "countdown").task_args == PRESETS["mini"]["task_args"]
     assert parse("mini", "--task_args", "high=9", "wording=").task_args == [
         "numbers=3",
         "high=9",
@@ -49,7 +50,7 @@ def test_a_control_has_no_other_signal():
 
 
 def test_typing_the_presets_own_algorithm_changes_nothing():
-    for preset in tinyr1.PRESETS:
+    for preset in PRESETS:
         assert parse(preset, "--algo", "grpo") == parse(preset) and parse(preset).name == preset
     assert parse("--algo", "grpo") == parse()
 
@@ -66,7 +67,7 @@ def test_a_cell_of_compare_algos_has_its_algorithms_whole_row():
 
 
 def shown(capsys, monkeypatch, command, *argv):
-    """{knob: its default as --help shows it}."""
+    """{option: its default as --help shows it}."""
     monkeypatch.setenv("COLUMNS", "1000")  # nothing is wrapped
     with pytest.raises(SystemExit) as end:
         tinyr1.main([command, *argv, "--help"])
@@ -75,13 +76,12 @@ def shown(capsys, monkeypatch, command, *argv):
     return dict(re.findall(r"^ +--(\w+)\b.*?\(default: (.*?)\)$", options, re.M | re.S))
 
 
-@pytest.mark.parametrize("preset", [[], *([name] for name in tinyr1.PRESETS)], ids=" ".join)
-@pytest.mark.parametrize("command, Config", [("train", tinyr1.Config), ("eval", Eval)])
-def test_help_shows_what_the_run_would_get(capsys, monkeypatch, command, Config, preset):
-    cfg = tinyr1.parse(command, preset, Config)[0]
-    visible = [f.name for f in fields(Config) if f.name not in getattr(Config, "HIDDEN", ())]
-    defaults = shown(capsys, monkeypatch, command, *preset)
-    assert defaults == {name: str(getattr(cfg, name)) for name in visible}
+@pytest.mark.parametrize("preset", [[], *([name] for name in PRESETS)], ids=" ".join)
+@pytest.mark.parametrize("name, command", [("train", tinyr1.Train), ("eval", Eval)])
+def test_help_shows_what_the_run_would_get(capsys, monkeypatch, name, command, preset):
+    cfg = tinyr1.parse(preset, command)[0]
+    defaults = shown(capsys, monkeypatch, name, *preset)
+    assert defaults == {f.name: str(getattr(cfg, f.name)) for f in fields(command)}
 
 
 def test_help_follows_what_is_typed(capsys, monkeypatch):
@@ -98,6 +98,33 @@ def test_help_of_the_evaluation_of_a_run(capsys, monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"config": saved}))
     defaults = shown(capsys, monkeypatch, "eval", str(tmp_path))
     assert (defaults["task"], defaults["max_new_tokens"]) == ("multiplication", "77")
+
+
+def test_help_has_the_groups_as_headings(capsys):
+    for name, command in (("train", tinyr1.Train), ("eval", Eval)):
+        with pytest.raises(SystemExit):
+            tinyr1.main([name, "--help"])
+        output = capsys.readouterr().out
+        assert output.startswith(f"usage: tinyr1.py {name} [preset] [--option value ...]\n")
+        headings = [group._argument_group_name for group in command.__bases__]
+        assert re.findall(r"^(\w.*):$", output, re.M)[2:] == headings
+        assert "(default: None)" not in output
+
+
+def test_a_command_takes_its_groups_only():
+    names = {f.name for f in fields(Eval)}
+    assert "kl" not in names and "lr" not in names and {"model", "rescore", "seed"} <= names
+    assert list(config.defaults_of(tinyr1.Train))[:2] == ["model", "template"]
+    assert set(config.defaults_of(tinyr1.Train)) == {f.name for f in fields(tinyr1.Train)}
+
+
+def test_auto_is_resolved_in_a_copy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = parse("mini")
+    found = config.resolve(cfg, {"precision": "bf16"})
+    assert (found.device, found.precision) == ("cpu", "bf16")
+    assert (cfg.device, cfg.precision) == ("auto", "auto")
+    assert config.resolve(parse("mini", "--precision", "fp32"), {"precision": "bf16"}).precision == "fp32"
 
 
 # ---------------------------------------------------------------- what is refused
@@ -127,15 +154,20 @@ IDLE = [  # what does nothing with one update per rollout and no KL, and what ma
 
 
 @pytest.mark.parametrize("idle, cure", IDLE)
-def test_an_idle_knob_is_refused(idle, cure):
+def test_an_idle_option_is_refused(idle, cure):
     with pytest.raises(UserError, match="does nothing here: it needs"):
         parse("mini", *idle.split())
     parse("mini", *idle.split(), *cure.split())
 
 
-def test_every_idle_knob_is_tested_and_an_algorithms_own_row_is_no_request():
+def test_every_idle_option_is_tested_and_an_algorithms_own_row_is_no_request():
     words = " ".join(idle for idle, _ in IDLE)
-    assert all(f"--{name} " in words for names in config.IDLE for name in names.split())
+    assert all(
+        f"--{name} " in words
+        for group in tinyr1.Train.__bases__
+        for names in group.IDLE
+        for name in names.split()
+    )
     for name in tinyr1.ALGORITHMS:
         parse("mini", "--algo", name)
     parse(
@@ -156,15 +188,15 @@ def test_the_config_of_a_run_with_old_names_is_read(tmp_path):
     saved = {"task": "multiplication", "lam": 0.5, "band_high": 0.75, "weight": "token"}
     content = {"config": saved, "differences": {"lam": 0.5}}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    read = config.run_config(tinyr1.Config, tinyr1.PRESETS, tmp_path)
+    read = config.read_settings(tmp_path)
     assert (read["gae_lambda"], read["max_pass_rate"], read["loss_norm"]) == (0.5, 0.75, "token")
     run = load_run(tmp_path)
     assert run.config["loss_norm"] == "token" and run.differences == {"gae_lambda": 0.5}
 
 
-def test_eval_refuses_knobs_of_training():
-    with pytest.raises(UserError, match="--kl is a knob of training, which eval does not read"):
-        tinyr1.parse("eval", ["mini", "--kl", "0.1"], Eval)
+def test_eval_refuses_options_of_training():
+    with pytest.raises(UserError, match="--kl is an option of training, which eval does not read"):
+        tinyr1.parse(["mini", "--kl", "0.1"], Eval)
 
 
 def test_a_preset_for_a_gpu_says_at_once_what_is_missing(monkeypatch, tmp_path, capsys):
