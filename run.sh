@@ -1,22 +1,6 @@
 #!/usr/bin/env bash
-# bash run.sh [preset] [--knob value ...]   train; `mini` if no preset is named; the same command resumes a stopped run
-# bash run.sh eval RUN [--knob value ...]   evaluate a run (or --model FOLDER): pass@1, pass@k, cons@k
-# bash run.sh play RUN                      type a problem and watch the base and the trained model answer it
-# bash run.sh bench                         time sampling and a step; compare_algos, make_smollm2: each has --help
-# bash run.sh test                          run the tests
-#
-# preset         needs               what it is
-# mini           2 cores, 6 GB RAM   the miniature on Countdown: no GPU, no download, minutes
-# mini-dip       2 processor cores   mini from a base that also writes code (made by you: it says how)
-# mini-multiply  2 processor cores   the same base on multiplication
-# smollm2        2 processor cores   a real model of 135 M parameters on the multiplication tables (see commands/make_smollm2.py)
-# 0.5b           GPU with 22 GB      Qwen2.5-0.5B with TinyZero's figures: learns the format and to guess
-# 1.5b           GPU with 44 GB      Qwen2.5-1.5B
-# 3b             GPU with 78 GB      Qwen2.5-3B, TinyZero's showpiece
-#
-# `bash run.sh mini --help` lists every knob with that preset's values. A preset for a GPU runs without one if you add
-# --device cpu. What it needs is installed into .venv, once, unless the python at hand has it.
-# TORCH=cpu or TORCH=cuda chooses torch's build; without it Linux machines with an NVIDIA GPU get CUDA's.
+# bash run.sh [preset] [--option value ...]; `bash run.sh --help` lists the presets and the commands.
+# What it needs is installed into .venv, once, unless the Python in use has it.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -75,7 +59,8 @@ prepare() {
 
 case "${1:-}" in
 -h | --help | help)
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$here/run.sh"
+    cd "$here"
+    exec "$python" -c 'from runtime.presets import help_text; print(help_text())'
     ;;
 test)
     shift

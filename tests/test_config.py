@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import fields
 
 import pytest
@@ -12,7 +13,7 @@ from commands import compare_algos
 from commands.eval import Eval
 from plots.curves import load_run
 from plots.old_names import OLD_NAMES
-from runtime import config
+from runtime import config, presets
 from runtime.presets import PRESETS
 from runtime.runfolder import UserError
 
@@ -109,6 +110,16 @@ def test_help_has_the_groups_as_headings(capsys):
         headings = [group._argument_group_name for group in command.__bases__]
         assert re.findall(r"^(\w.*):$", output, re.M)[2:] == headings
         assert "(default: None)" not in output
+
+
+def test_one_table_of_presets(capsys):
+    assert list(presets.ABOUT) == list(PRESETS)
+    assert presets.markdown_table() in (tinyr1.HERE / "README.md").read_text()
+    assert tinyr1.main(["--help"]) == 0
+    output = capsys.readouterr().out
+    assert presets.text_table() in output
+    shell = subprocess.run(["bash", tinyr1.HERE / "run.sh", "--help"], capture_output=True, text=True)
+    assert (shell.returncode, shell.stdout) == (0, output)
 
 
 def test_a_command_takes_its_groups_only():
