@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     # all cells are checked before any runs
     check_gpu(*tinyr1.parse(next(iter(commands.values()))))
     done = {cell for cell, command in commands.items() if finished(command)}
-    failed = {}
+    failed: dict[str, int] = {}
     for i, (cell, command) in enumerate(commands.items()):
         print(f"[{i + 1}/{len(cells)}] {cell[0]}, seed {cell[1]}{': finished' * (cell in done)}", flush=True)
         if cell in done:
@@ -111,13 +111,13 @@ def main(argv: list[str]) -> int:
             failed[cell[0]] = failed.get(cell[0], 0) + 1
         else:
             done.add(cell)
-    paths = {algo: [] for algo in args.algos.split(",")}
+    paths: dict[str, list[Path]] = {algo: [] for algo in args.algos.split(",")}
     for algo, seed in cells:
         if (algo, seed) in done:
             paths[algo].append(Path(args.out) / commands[algo, seed][-1])
-    command = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
+    typed = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
     try:
-        algorithms.write(paths, report, command, failed)
+        algorithms.write(paths, report, typed, failed)
     except algorithms.NotARun as error:
         raise UserError(f"Nothing to compare: {error}") from error
     return 1 if failed else 0

@@ -179,7 +179,7 @@ class Folder:
 
     def stored(self) -> dict[str, list[dict]]:
         """{set: its records}, after cutting off a line that was not written whole."""
-        found = {}
+        found: dict[str, list[dict]] = {}
         for record in read_samples(self.samples, cut=True) if self.samples.exists() else ():
             found.setdefault(record["task"], []).append(record)
         return found
@@ -244,7 +244,7 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
 
 def by_group(records: list[dict]) -> dict:
     """{field: {value: (accuracy, samples)}} of the fields in GROUPS that the problems have."""
-    found = {}
+    found: dict[str, dict] = {}
     for field in GROUPS:
         values = sorted({str(r["example"].get(field)) for r in records} - {"None"})
         for value in values:

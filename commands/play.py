@@ -81,7 +81,8 @@ def sample_tokens(model, ids: list[int], cfg, seed: int):
     zero = torch.zeros(1, dtype=torch.long, device=model.device)
     whole = rollout.sampling_path(model) == "whole"
     run, key = forward_whole if whole else forward, rollout.random_keys(seed, zero, zero)
-    cache, new = {}, torch.tensor([ids], device=model.device)
+    cache: dict = {}
+    new = torch.tensor([ids], device=model.device)
     for at in count():
         logits, cache = run(model, new, cache)
         u = rollout.random_uniform(key, zero + at)
@@ -101,9 +102,10 @@ class Answer:
         self.name, self.tokenizer, self.problem = name, tokenizer, problem
         self.ends, self.stops = stop_ids(model, tokenizer, cfg.template), tasks.STOPS.get(cfg.template, ())
         self.tokens = sample_tokens(model, problem.prompt_ids, cfg, seed)
-        # a thinking that the prompt has opened is the answer's own
-        self.opened = "<think>" * problem.prompt.rstrip().endswith("<think>")
-        self.ids, self.text, self.length, self.finished = [], "", 0, False
+        # the answer includes a <think> with which the prompt ends
+        self.opened = "<think>" if problem.prompt.rstrip().endswith("<think>") else ""
+        self.ids: list[int] = []
+        self.text, self.length, self.finished = "", 0, False
 
     @property
     def going(self) -> bool:
@@ -221,7 +223,10 @@ def main(argv: list[str]) -> int:
     for number, line in enumerate(lines(args.once)):
         try:
             problem = find_problem(line, task, held, cfg, tokenizer, rng)
-            answers = [Answer(name, *pair, cfg, problem, seed + number) for name, pair in models.items()]
+            answers = [
+                Answer(name, model, tokenizer, cfg, problem, seed + number)
+                for name, (model, tokenizer) in models.items()
+            ]
             print(problem.prompt.strip())
             if sys.stdout.isatty() and wide >= WIDE:
                 side_by_side(answers, task, wide)

@@ -218,21 +218,28 @@ def title(command: type[Options]) -> str:
     return command.__name__.lower()
 
 
+def groups_of(command: type[Options]) -> tuple[Any, ...]:
+    """The option groups that a command takes."""
+    return command.__bases__
+
+
 def options_of(command: type[Options]) -> list[Field]:
     """The options of a command, group by group."""
-    return [option for group in command.__bases__ for option in fields(group)]
+    return [option for group in groups_of(command) for option in fields(group)]
 
 
 def defaults_of(command: type[Options]) -> dict[str, Any]:
-    return {
-        f.name: f.default if f.default is not MISSING else f.default_factory() for f in options_of(command)
-    }
+    return {f.name: default_of(f) for f in options_of(command)}
+
+
+def default_of(f: Field) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 def make_parser(command: type[Options], presets: dict) -> Parser:
     """A parser that returns only what was typed."""
     parser = Parser(
-        command.__bases__,
+        groups_of(command),
         prog=f"tinyr1.py {title(command)}",
         usage="%(prog)s [preset] [--option value ...]",
         allow_abbrev=False,
@@ -243,7 +250,7 @@ def make_parser(command: type[Options], presets: dict) -> Parser:
     parser.add_argument("-h", "--help", action="store_true", help="show the options with their defaults")
     or_run = ", or a run folder" if hasattr(command, "of_run") else ""
     parser.add_argument("preset", nargs="?", help=f"one of {', '.join(presets)}{or_run}")
-    names = {name: taken for group in command.__bases__ for name, taken in group.names().items()}
+    names = {name: taken for group in groups_of(command) for name, taken in group.names().items()}
     for action in parser._actions:
         if action.dest in names:
             action.choices = list(names[action.dest])
@@ -275,7 +282,7 @@ def parse(command: type[Options], argv: list[str], presets: dict, rows: dict) ->
         parser.set_defaults(**vars(cfg))
         parser.print_help()
         parser.exit()
-    for part in (*command.__bases__, command):
+    for part in (*groups_of(command), command):
         part.check(cfg)
     refuse_idle(cfg, changed)
     return cfg, word if word in presets else ""
@@ -376,7 +383,7 @@ ZERO_IS_A_VALUE = {"clip_low", "clip_high", "gamma", "gae_lambda"}
 
 def refuse_idle(cfg: Options, changed: Iterable[str]) -> None:
     """UserError if an option that was given by hand cannot act."""
-    idle = [row for group in type(cfg).__bases__ for row in group.IDLE.items()]
+    idle = [row for group in groups_of(type(cfg)) for row in group.IDLE.items()]
     for names, (cannot_act, needs) in idle:
         for name in names.split():
             value = getattr(cfg, name)
@@ -476,7 +483,7 @@ def larger_preset() -> str:
 def describe(cfg, rows: dict) -> str:
     """The settings that matter, in three lines."""
     usual = defaults_of(type(cfg)) | rows[cfg.algo]
-    algorithm = next(group for group in type(cfg).__bases__ if "algo" in group.__annotations__)
+    algorithm = next(group for group in groups_of(type(cfg)) if "algo" in group.__annotations__)
     names = [f.name for group in (algorithm, RolloutOptions) for f in fields(group)]
     named_elsewhere = ("algo", "prompts", "group")
     changed = [
