@@ -37,7 +37,9 @@ from runtime.runfolder import (
     UserError,
     differing,
     environment,
+    find_checkpoints,
     lock,
+    read_checkpoint,
     to_json,
     write_atomically,
     write_json,
@@ -62,7 +64,7 @@ class SetOptions(TaskOptions):
     rescore: str = option("", "an eval_samples.jsonl to grade again; needs no model")
     own: str = option("", "the task that --task_args are for, if --task names several (of a run: its own)")
     base: str = option("", "the model that a run began with (of a run: its own)")
-    checkpoint: str = option("", "state.pt of a run in training: its weights replace the model's")
+    checkpoint: str = option("", "a checkpoint of a run in training: its weights replace the model's")
 
 
 @dataclass
@@ -81,8 +83,8 @@ class Eval(ModelOptions, SetOptions, SampleOptions, EvalOptions, RunOptions):
         settings |= {"own": settings["task"], "base": settings["model"]}
         if (folder / "final").is_dir():
             return settings | {"model": str(folder / "final")}
-        if (state := folder / "checkpoint" / "state.pt").exists():
-            return settings | {"checkpoint": str(state)}
+        if checkpoints := find_checkpoints(folder):
+            return settings | {"checkpoint": str(checkpoints[-1])}
         raise UserError(f"The run {folder} has neither final/ nor a checkpoint yet: run it again.")
 
 
@@ -317,7 +319,7 @@ def load(cfg: Eval):
     model, tokenizer = load_model(cfg.model, torch.device(cfg.device), 6)
     if cfg.checkpoint:
         try:
-            state = torch.load(cfg.checkpoint, map_location="cpu", weights_only=True)
+            state = read_checkpoint(Path(cfg.checkpoint))
             model.load_state_dict(state["model"])
         except Exception as error:
             raise UserError(

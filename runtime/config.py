@@ -174,6 +174,7 @@ class LoopOptions(Options):
     probe_every: int = option(10, "steps between small evaluations; 0: none")
     probe_problems: int = option(128, "held-out problems of a small evaluation, one sample each")
     save_every: int = option(5, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "how many of the last checkpoints stay on disk")
     keep_samples: int = option(8, "training samples per step that samples.jsonl keeps")
     bad_steps: int = option(3, "stop after this many steps in a row with a NaN or infinite gradient")
 
@@ -181,8 +182,9 @@ class LoopOptions(Options):
 
     def check(self) -> None:
         self.check_ranges(
-            probe_every=AMOUNT, probe_problems=AMOUNT, save_every=COUNT, keep_samples=AMOUNT, bad_steps=COUNT
-        )
+            probe_every=AMOUNT, probe_problems=AMOUNT, save_every=COUNT, keep_checkpoints=COUNT,
+            keep_samples=AMOUNT, bad_steps=COUNT,
+        )  # fmt: skip
         if self.probe_every and not self.probe_problems:
             raise UserError(
                 "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluation."

@@ -1,19 +1,22 @@
 """A module with its optimizer: what the policy, the critic and the process reward model train with."""
 
 import math
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def weights_are_finite(module: nn.Module) -> bool:
     return all(bool(p.isfinite().all()) for p in module.parameters())
 
 
-class Learner:
+class Learner(Generic[Module]):
     """AdamW on a module, with clipped gradients and a check that they are finite."""
 
-    def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.0, grad_clip: float = 1.0):
+    def __init__(self, module: Module, lr: float, weight_decay: float = 0.0, grad_clip: float = 1.0):
         self.module, self.grad_clip, self.skipped = module, grad_clip, 0
         # fused: no temporaries as large as the model
         fused = next(module.parameters()).is_cuda
@@ -45,9 +48,14 @@ class Learner:
         skipped, self.skipped = self.skipped, 0
         return skipped
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy a state in, tensor by tensor: one that is mapped from a file is never in memory as a whole."""
         self.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        # torch keeps tensors that are on the right device; those would be pages of the file
+        for moments in self.optimizer.state.values():
+            for name, value in moments.items():
+                moments[name] = value.clone()

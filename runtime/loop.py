@@ -53,6 +53,8 @@ class State:
     skipped_in_a_row: int = 0  # steps with a gradient that was not finite
     sampled: int = 0  # tokens
     drawn: int = 0  # prompts: the data cursor
+    best_step: int = 0  # of the best small evaluation; 0: none yet
+    best_accuracy: float = -1.0
 
 
 def lr_at(step: int, cfg, sampled: int = 0) -> float:
@@ -96,7 +98,7 @@ class Loop:
         else:
             self.policy.load_state_dict(saved)
             self.aux.load_state_dict(saved["aux"])
-            self.state = state = State(**{name: saved[name] for name in asdict(state)})
+            self.state = state = State(**{name: saved[name] for name in asdict(state) if name in saved})
             self.clock.update(saved["clock"])
             # the data cursor
             for _ in itertools.islice(self.data, state.drawn):
@@ -163,8 +165,8 @@ class Loop:
         kept = [records[i] for i in shown] + [r for r in records if r["verifier_error"]][:KEEP_ERRORS]
         self.run.log("samples.jsonl", [{"step": self.state.step, "split": "train", **r} for r in kept])
 
-    def log_evaluation(self, label: str, count: int, k: int) -> list[dict]:
-        """Evaluate, write the row and all samples, and let the report show them. Returns the records."""
+    def log_evaluation(self, label: str, count: int, k: int) -> tuple[dict, list[dict]]:
+        """Evaluate, write the row and all samples, and let the report show them: metrics and records."""
         metrics, records = self.evaluate(count, k)
         step = self.state.step
         row = {"step": step, **{f"{label}/{name}": value for name, value in metrics.items()}}
@@ -175,12 +177,12 @@ class Loop:
         # the same problems at every evaluation
         self.run.log("samples.jsonl", every[: KEEP_HELD_OUT * k : k])
         self.run.pictures.refresh()
-        return records
+        return metrics, records
 
     def save(self) -> None:
         """Write a checkpoint. Errors: UserError for weights that are not finite: the last one stays."""
         if not all(weights_are_finite(learner.module) for learner in (self.policy, *self.aux.learners)):
-            raise UserError(SPOILED.format(self.state.step, self.run.checkpoint))
+            raise UserError(SPOILED.format(self.state.step, self.run.checkpoints))
         self.clock.lap()
         weights = self.policy.state_dict() | {"aux": self.aux.state_dict()}
         self.run.save(asdict(self.state) | {"clock": dict(self.clock)} | weights)
@@ -195,14 +197,22 @@ class Loop:
             self.run.export(self.policy.module.model, self.tokenizer)
             raise UserError(DIVERGED.format(state.skipped_in_a_row, state.step, self.run.path / "final"))
         if cfg.probe_every and state.step % cfg.probe_every == 0 and not self.is_finished():
-            with self.clock("probe"):
-                self.log_evaluation("probe", cfg.probe_problems, 1)
+            self.probe()
         if state.step % cfg.save_every == 0 or self.is_finished():
             with self.clock("save"):
                 self.save()
         self.bar.update(self.units_done() - self.bar.n)
         shown = f"reward {row['reward']:.2f}, accuracy {row['accuracy']:.0%}, {row['tokens']:.0f} tokens"
         self.bar.set_postfix_str(shown + (", the machine is busy" if cpu.watch.busy else ""))
+
+    def probe(self) -> None:
+        """The small evaluation. The model with the best accuracy so far is kept in best/."""
+        with self.clock("probe"):
+            metrics, _ = self.log_evaluation("probe", self.cfg.probe_problems, 1)
+        if metrics["accuracy"] > self.state.best_accuracy:
+            self.state.best_step, self.state.best_accuracy = self.state.step, metrics["accuracy"]
+            with self.clock("save"):
+                self.run.export(self.policy.module.model, self.tokenizer, "best")
 
     def finish(self) -> dict | None:
         """Evaluate and export the trained model, write and print the summary. None if interrupted."""
@@ -215,7 +225,7 @@ class Loop:
             return None
         print("evaluating the trained model on the same problems")
         with self.clock("eval_trained"):
-            trained = self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
+            _, trained = self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
         run.export(self.policy.module.model, self.tokenizer)
         self.clock.lap()
         summary = self.summarise(trained)

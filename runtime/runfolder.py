@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -232,13 +233,28 @@ def check_export(model, tokenizer) -> None:
 # ---------------------------------------------------------------- the run folder
 
 LOW_PRIORITY = 19  # of what refreshes the report while training goes on: it takes what training leaves
+# Options that do not change what a run computes.
+STORAGE = ("name", "out", "overwrite", "save_every", "keep_checkpoints")
 LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest one last."""
+    # checkpoint/state.pt is that of a run of an earlier version
+    return sorted((run / "checkpoint").glob("*.pt"), key=lambda path: (len(path.name), path.name))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, mapped from the file. Errors: whatever torch raises, KeyError."""
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state["model"], state["step"]
+    return state
 
 
 class Run:
     """runs/<name>/: config.json, metrics.jsonl (a row a step), samples.jsonl (some of a step's and of an
-    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/, final/, summary.json, plots/,
-    report.html.
+    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/ (the last ones), best/ (the
+    model of the best small evaluation), final/, summary.json, plots/, report.html.
     """
 
     def __init__(self, cfg):
@@ -246,13 +262,14 @@ class Run:
         written.
         """
         self.path = Path(cfg.out) / cfg.name
-        self.checkpoint = self.path / "checkpoint" / "state.pt"
+        self.checkpoints = self.path / "checkpoint"
+        self.keep_checkpoints = cfg.keep_checkpoints
         self.pictures = Pictures(self.path)
         self.saved = {}  # config.json of a run that is resumed
         self.new = not self.path.exists()
         try:
             taken = not self.new and any(path.name != LOCK for path in self.path.iterdir())
-            ours = taken and (self.path / "metrics.jsonl").exists() or (self.path / "checkpoint").is_dir()
+            ours = taken and (self.path / "metrics.jsonl").exists() or self.checkpoints.is_dir()
             if taken and not ours:
                 raise UserError(
                     f"{self.path} is a folder with other things in it. Give another --name or --out."
@@ -292,7 +309,7 @@ class Run:
                 f"resume with the change, write null for {' and '.join(changed)} in "
                 f"{self.path / 'config.json'}."
             )
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
         lock(self.path)
         if self.new and (self.path / "config.json").exists():
             raise UserError(f"Another process has begun a run in {self.path}. Give --name ANOTHER.")
@@ -311,7 +328,7 @@ class Run:
                 shutil.rmtree(path)
             elif path.name != LOCK:
                 path.unlink()
-        self.checkpoint.parent.mkdir()
+        self.checkpoints.mkdir()
 
     def check_not_needed(self, cfg) -> None:
         """--overwrite must not delete the model or the task that the new run is made of."""
@@ -336,12 +353,13 @@ class Run:
         for name in ("device", "precision"):
             if now[name] == "auto":
                 now[name] = saved[name]
-        changed = differing(saved, now, free=("out", "overwrite", "name"))
-        changed = [f"--{name} was {saved.get(name)}, now {now[name]}" for name in changed]
+        # an option that is newer than the run has its default in it
+        saved = asdict(type(cfg)()) | saved
+        changed = [f"--{x} was {saved[x]}, now {now[x]}" for x in differing(saved, now, STORAGE)]
         if changed:
             raise UserError(
-                f"{self.path} holds an unfinished run with other settings ({'; '.join(changed)}). Go on with "
-                "the old settings, or give --name ANOTHER for a new run, or --overwrite to delete it."
+                f"{self.path} holds an unfinished run with other settings ({'; '.join(changed)}). Resume it "
+                "with the old settings, or give --name ANOTHER for a new run, or --overwrite to delete it."
             )
 
     def log(self, file: str, rows: list[dict]) -> None:
@@ -355,49 +373,66 @@ class Run:
                 f"Could not write {self.path / file}: {error}. Make room and run the same command to resume."
             ) from error
 
-    def export(self, model, tokenizer) -> None:
-        """final/: the model in Hugging Face format. Errors: UserError, the checkpoint stays."""
+    def export(self, model: Any, tokenizer: Any, name: str = "final") -> None:
+        """final/ or best/: the model in Hugging Face format. Errors: UserError, the checkpoint stays."""
         try:
-            write_model(model, tokenizer, self.path / "final")
-        except Exception as error:  # OSError of a full disk, and whatever transformers raises
+            write_model(model, tokenizer, self.path / name)
+        # OSError of a full disk, and whatever transformers raises
+        except Exception as error:
             raise UserError(
-                f"Could not write {self.path / 'final'}: {type(error).__name__}: {one_line(error)}. The "
+                f"Could not write {self.path / name}: {type(error).__name__}: {one_line(error)}. The last "
                 "checkpoint is whole, and eval and play take it. When the cause is mended, the same command "
-                "exports without training again."
+                "resumes from it."
             ) from error
 
     def rows(self, file: str) -> list[dict]:
         path = self.path / file
         return read_jsonl(path) if path.exists() else []
 
-    def save(self, state: dict) -> None:
-        """Replace the checkpoint by `state` and the present sizes of the logs."""
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint of state["step"] with the sizes of the logs, and delete old ones."""
         state = state | {"sizes": self.sizes()}
-        write_atomically(self.checkpoint, lambda file: torch.save(state, file))
+        path = self.checkpoints / f"step_{state['step']:06d}.pt"
+        write_atomically(path, lambda file: torch.save(state, file))
+        for old in find_checkpoints(self.path)[: -self.keep_checkpoints]:
+            old.unlink()
 
-    def load(self) -> dict | None:
-        """The last checkpoint, after cutting the logs back to it; None for a new run. Errors: UserError if
-        it is corrupt.
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read, after cutting the logs back to it; None for a new run.
+
+        Its tensors are mapped from the file: nothing is read before it is used. A newer checkpoint that
+        cannot be read is put aside under another name. Errors: UserError if none can be read.
         """
-        state = None
-        if self.checkpoint.exists():
+        found, unreadable, reason = None, [], ""
+        for path in reversed(find_checkpoints(self.path)):
             try:
-                state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-                state["model"], state["optimizer"], state["step"], state["sizes"]
-                if any((self.path / f).stat().st_size < size for f, size in state["sizes"].items() if size):
-                    raise ValueError("the logs are shorter than when it was written")
+                found = self.read(path)
+                break
             except Exception as error:
-                raise UserError(
-                    f"The checkpoint {self.checkpoint} cannot be read ({type(error).__name__}): it is "
-                    "truncated or not of this version. Nothing was changed. Restore it from a copy, or start "
-                    "again with --overwrite."
-                ) from error
+                unreadable.append(path)
+                reason = reason or f"{type(error).__name__}: {one_line(error)[:200]}"
+        if unreadable and not found:
+            raise UserError(
+                f"The checkpoint {unreadable[0]} cannot be read ({reason}): it is truncated or not of this "
+                "version. Nothing was changed. Restore it from a copy, or start again with --overwrite."
+            )
+        for path in unreadable:
+            path.rename(path.with_suffix(".unreadable"))
+            print(f"The checkpoint {path} cannot be read ({reason}): resuming from the one before it.")
         for file in LOGS:
             if (self.path / file).exists():
-                os.truncate(self.path / file, state["sizes"].get(file, 0) if state else 0)
+                os.truncate(self.path / file, found["sizes"].get(file, 0) if found else 0)
+        return found
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint that the logs reach. Errors: whatever torch raises, KeyError, ValueError."""
+        state = read_checkpoint(path)
+        state["optimizer"]
+        if any(self.sizes()[file] < size for file, size in state["sizes"].items()):
+            raise ValueError("the logs are shorter than when it was written")
         return state
 
-    def sizes(self) -> dict:
+    def sizes(self) -> dict[str, int]:
         """Bytes of the logs: a resumed run cuts them back to the checkpoint's, also through a half-written
         line.
         """

@@ -16,7 +16,7 @@ from commands import eval as command
 from plots import summary
 from runtime import models, runfolder
 from runtime.metrics import evaluation, majority, pass_at_k
-from runtime.runfolder import UserError
+from runtime.runfolder import UserError, find_checkpoints
 
 HERE = Path(__file__).resolve().parent.parent
 QUICK = "--eval_problems 6 --eval_samples 2 --max_new_tokens 8".split()
@@ -200,7 +200,7 @@ def test_a_run_in_training_is_evaluated_at_its_checkpoint(tiny, tmp_path, capsys
     capsys.readouterr()
     assert evaluated(tmp_path / "r", tmp_path, "--overwrite") == final
     assert "still in training, at step 2" in capsys.readouterr().out
-    (tmp_path / "r" / "checkpoint" / "state.pt").write_bytes(b"no")
+    find_checkpoints(tmp_path / "r")[-1].write_bytes(b"no")
     assert run(tmp_path / "r", "--overwrite") == 2 and "cannot be read" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import tinyr1
 from runtime import runfolder, scoring
 from runtime.problems import Problem
+from runtime.runfolder import find_checkpoints, read_checkpoint
 from runtime.scoring import score
 from tasks import TaskError
 
@@ -267,7 +268,7 @@ def test_a_resumed_run_skips_the_same_prompts(train, tmp_path, rows):
     argv = ("--save_every", 1, "--eval_problems", 2)
     status, run = train(LONG, *argv, examples=MIXED)
     assert status == 0
-    state = torch.load(run / "checkpoint" / "state.pt", weights_only=True)
+    state = read_checkpoint(find_checkpoints(run)[-1])
     assert state["drawn"] == 4
     AutoModelForCausalLM.from_pretrained(run / "final")
 

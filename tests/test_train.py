@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tinyr1
+from runtime.runfolder import find_checkpoints, read_checkpoint
 
 HERE = Path(__file__).resolve().parent.parent
 QUICK = (
@@ -29,6 +30,10 @@ def train(*argv):
 def same_weights(a: Path, b: Path) -> bool:
     a, b = (AutoModelForCausalLM.from_pretrained(p / "final").state_dict() for p in (a, b))
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def last_checkpoint(run):
+    return read_checkpoint(find_checkpoints(run)[-1])
 
 
 def without_time(rows):
@@ -67,7 +72,7 @@ def test_run_folder_and_refusals(tiny, tmp_path, rows, capsys):
         "metrics.jsonl",
         "samples.jsonl",
         "summary.json",
-        "checkpoint/state.pt",
+        "checkpoint/step_000002.pt",
         "final",
     ):
         assert (run / file).exists()
@@ -141,7 +146,7 @@ def test_ctrl_c_leaves_a_checkpoint(tiny, tmp_path):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 130 and "The same command resumes" in output
-    state = torch.load(tmp_path / "c" / "checkpoint" / "state.pt", weights_only=True)
+    state = last_checkpoint(tmp_path / "c")
     assert state["step"] == len([line for line in metrics.read_text().splitlines() if '"reward"' in line])
 
 
@@ -277,14 +282,41 @@ def test_more_bad_input(tiny, tmp_path, capsys):
     assert train(*argv) == 0
     (tmp_path / "r" / "summary.json").unlink()  # as if it had not finished
     refused("--lr was 0.0004, now 0.1", *argv, "--lr", 0.1)
-    state = tmp_path / "r" / "checkpoint" / "state.pt"
-    whole = state.read_bytes()
-    state.write_bytes(whole[: len(whole) // 2])
+    wholes = {path: path.read_bytes() for path in find_checkpoints(tmp_path / "r")}
+    for path, whole in wholes.items():
+        path.write_bytes(whole[: len(whole) // 2])
     before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
     refused("--overwrite", *argv)
     assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
-    state.write_bytes(whole)
+    for path, whole in wholes.items():
+        path.write_bytes(whole)
     assert train(*argv) == 0
+
+
+def test_the_last_checkpoints_and_the_best_model_stay(tiny, tmp_path, capsys, rows):
+    """Of two checkpoints the older one takes the place of a truncated one; the run ends as if nothing was."""
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--rewards", "random", "--save_every", 2, *QUICK]
+    argv += ["--steps", 7, "--probe_every", 3, "--precision", "fp32"]
+    assert train(*argv, "--name", "r") == 0
+    run, kept = tmp_path / "r", ["step_000006.pt", "step_000007.pt"]
+    assert [path.name for path in find_checkpoints(run)] == kept
+    probes = {row["step"]: row["probe/accuracy"] for row in rows(run / "metrics.jsonl") if "probe/n" in row}
+    state = last_checkpoint(run)
+    assert probes.keys() == {3, 6} and state["best_step"] == (6 if probes[6] > probes[3] else 3)
+    assert AutoModelForCausalLM.from_pretrained(run / "best") and AutoTokenizer.from_pretrained(run / "best")
+    expected, summary = (run / "metrics.jsonl").read_text(), (run / "summary.json")
+    weights = (run / "final" / "model.safetensors").read_bytes()
+    summary.unlink()
+    newest = find_checkpoints(run)[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    capsys.readouterr()
+    # options of storage may change
+    assert train(*argv, "--name", "r", "--keep_checkpoints", 1, "--save_every", 9) == 0
+    assert "resuming from the one before it" in capsys.readouterr().out
+    assert without_time(map(json.loads, expected.splitlines())) == without_time(rows(run / "metrics.jsonl"))
+    assert (run / "final" / "model.safetensors").read_bytes() == weights
+    assert [path.name for path in find_checkpoints(run)] == ["step_000007.pt"]
+    assert newest.with_suffix(".unreadable").exists()
 
 
 def test_a_nan_stops_the_run_with_good_weights(tiny, tmp_path, capsys, monkeypatch):
@@ -298,7 +330,7 @@ def test_a_nan_stops_the_run_with_good_weights(tiny, tmp_path, capsys, monkeypat
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "n", "--steps", 9, "--kl", 0.1, *QUICK]
     assert train(*argv) == 2
     assert "3 steps in a row" in capsys.readouterr().err
-    state = torch.load(tmp_path / "n" / "checkpoint" / "state.pt", weights_only=True)
+    state = last_checkpoint(tmp_path / "n")
     start = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).state_dict()
     assert state["step"] == 3 and all(torch.equal(start[k], v) for k, v in state["model"].items())
 
@@ -328,7 +360,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tiny, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(torch, "save", full)
     assert train(*argv) == 2
     assert "No space left" in capsys.readouterr().err
-    assert torch.load(tmp_path / "f" / "checkpoint" / "state.pt", weights_only=True)["step"] == 2
+    assert last_checkpoint(tmp_path / "f")["step"] == 2
     monkeypatch.undo()
     assert train(*argv) == 0
 
@@ -416,7 +448,7 @@ def test_every_algorithm_resumes_bit_exactly(tiny, tmp_path, rows, algo, monkeyp
     if algo == "ppo":
         assert len({row["kl_coefficient"] for row in done}) > 1 and done[-1]["value_loss"] > 0
     else:
-        state = torch.load(tmp_path / "whole" / "checkpoint" / "state.pt", weights_only=True)
+        state = last_checkpoint(tmp_path / "whole")
         assert sum(row["resampled"] for row in done) > 0
         assert state["drawn"] == 2 * 5 + sum(row["resampled"] for row in done)
 
