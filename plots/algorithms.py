@@ -1,34 +1,33 @@
-"""Compare groups of runs, a group being the same knobs with several seeds, at equal sampled tokens.
+"""Compare groups of runs, a group being the same settings with several seeds, at equal sampled tokens.
 
-    python plots/algorithms.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
+    python tinyr1.py plot algorithms --out REPORT grpo=runs/grpo-s0,runs/grpo-s1 ppo=runs/ppo-s0,runs/ppo-s1
 
 writes REPORT.png, REPORT.pdf (held-out accuracy and response length against sampled tokens: means, and the
 range over the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is
 for people.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.curves import COLORS, STYLES, NotARun, Run, load_run, number, save, sheet
+from plots.charts import COLORS, STYLES, color, in_percent, save, sheet
+from plots.runs import History, NotARun, load_run, number
 
-HALF = 0.5  # the accuracy whose price the table gives
+# the accuracy whose price the table gives
+HALF = 0.5
 NOTES = "## What this shows, and what it does not"
 DEFAULT_NOTES = """
 *To be written by whoever ran it.* Equal sampled tokens are not equal seconds: a critic, a process reward
-model or a reference costs passes of its own. Every row has the learning rate and the other knobs of the
+model or a reference costs passes of its own. Every row has the learning rate and the other options of the
 command, none was tuned for it, and a range over few seeds is no confidence interval. With one optimizer step
 a rollout the ratio is 1, and algorithms that differ in their clip alone are the same algorithm.
 """
 
 
-def held_out(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
+def held_out(run: History, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Sampled tokens (n,) and held-out values (n,) of a key, from all evaluations and probes."""
     tokens, points = 0.0, []
     for row in run.rows:
@@ -39,7 +38,7 @@ def held_out(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(points, float).reshape(-1, 2).T)
 
 
-def spread(runs: list[Run], key: str):
+def spread(runs: list[History], key: str):
     """(tokens, mean, lowest, highest) over the runs, as far as all of them go; each (n,)."""
     series = [(x, y) for x, y in (held_out(run, key) for run in runs) if len(x)]
     grid = np.linspace(0, min((x[-1] for x, _ in series), default=0.0), 60)
@@ -47,7 +46,7 @@ def spread(runs: list[Run], key: str):
     return grid, values.mean(0), values.min(0), values.max(0)
 
 
-def figures_of(run: Run) -> dict:
+def figures_of(run: History) -> dict:
     """The figures for the table of a run that was evaluated; None where there is none."""
     x, y = held_out(run, "accuracy")
     steps = [row for row in run.rows if "reward" in row]
@@ -84,7 +83,7 @@ HEADS = (
 )  # fmt: skip
 
 
-def table(groups: dict[str, list[Run]], failed: dict[str, int]) -> str:
+def table(groups: dict[str, list[History]], failed: dict[str, int]) -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     for name, runs in groups.items():
         f = [figures_of(run) for run in runs]
@@ -106,10 +105,10 @@ def table(groups: dict[str, list[Run]], failed: dict[str, int]) -> str:
 def look(i: int, name: str) -> dict:
     """Colour and line of the i-th group; a control (`algorithm:reward mode`) is drawn thin."""
     style = STYLES[i // len(COLORS) % len(STYLES)]
-    return {"color": COLORS[i % len(COLORS)], "ls": style, "lw": 1.2 if ":" in name else 2.2}
+    return {"color": color(i), "ls": style, "lw": 1.2 if ":" in name else 2.2}
 
 
-def draw(groups: dict[str, list[Run]]) -> Figure:
+def draw(groups: dict[str, list[History]]) -> Figure:
     first = next(iter(groups.values()))[0]
     model = Path(first.config.get("model", "")).name
     title = f"Algorithms at equal sampled tokens: {model}, {first.config.get('task')}"
@@ -128,7 +127,7 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
         ax.set(title=title, ylabel=unit, xlabel="sampled tokens", ylim=(0, None), xlim=(0, None))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         if key == "accuracy":
-            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
+            in_percent(ax)
     return fig
 
 
@@ -159,23 +158,3 @@ def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=
         f"{(e.get('commit') or '?')[:10]}.\n\n{table(groups, failed or {})}\n\n{NOTES}{notes}"
     )
     print(f"written: {png}, {md}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("groups", nargs="+", metavar="NAME=RUN,RUN", help="a group's name and run folders")
-    parser.add_argument("--out", type=Path, required=True, metavar="REPORT", help="path without suffix")
-    args = parser.parse_args(argv)
-    try:
-        groups = dict(group.split("=", 1) for group in args.groups)
-        write({name: [Path(p) for p in paths.split(",")] for name, paths in groups.items()}, args.out)
-    except (NotARun, OSError, ValueError) as error:
-        print(f"Nothing compared: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

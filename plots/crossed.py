@@ -1,22 +1,20 @@
 """Does the task decide which reasoning emerges? One base, trained on either task, evaluated on both.
 
-    python plots/crossed.py base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mult
+    python tinyr1.py plot crossed base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mult
 
 reads the eval.json of each folder (of `tinyr1.py eval ... --task countdown:...,multiplication:...`), prints a
 table in Markdown and writes a figure: accuracy and the task's own way of reasoning, searching or decomposing,
 before training and after training on either task.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.curves import COLORS, GREY, NotARun, save
+from plots.charts import COLORS, GREY, save
+from plots.runs import NotARun
 
 WAYS = {  # task -> figures of an evaluation, as shares, and what they are called
     "countdown": {"accuracy": "accuracy", "search_share": "search"},
@@ -84,25 +82,9 @@ def draw(models: dict[str, dict]) -> Figure:
     return fig
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="a model's name and its evaluation")
-    place = "the figure (default: crossed.png in the first folder)"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=place)
-    args = parser.parse_args(argv)
-    try:
-        folders = {name: Path(path) for name, _, path in (m.partition("=") for m in args.models)}
-        models = {name: read(folder) for name, folder in folders.items()}
-    except NotARun as error:
-        print(f"Nothing drawn: {error}", file=sys.stderr)
-        return 2
-    print(table(models))
-    out = args.out or next(iter(folders.values())) / "crossed.png"
+def write(folders: dict[str, Path], out: Path | None = None) -> str:
+    """Draw the models' evaluations, FILE.png and .pdf; returns the table. Errors: NotARun."""
+    models = {name: read(folder) for name, folder in folders.items()}
+    out = out or next(iter(folders.values())) / "crossed.png"
     save(draw(models), out.parent, out.stem)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return table(models)

@@ -7,11 +7,9 @@ python plots/summary.py RUN
 import itertools
 import json
 import shutil
-import sys
 import textwrap
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from tasks import read_jsonl
 
 ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
@@ -107,11 +105,3 @@ def show(run: Path) -> None:
     print("\n" + ", ".join(told))
     print("\n" + table(summary["base"], summary["trained"]))
     side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    if not (Path(sys.argv[1]) / "summary.json").is_file():
-        sys.exit(f"{sys.argv[1]} has no summary.json: it is no run folder, or the run has not finished.")
-    show(Path(sys.argv[1]))
