@@ -295,12 +295,12 @@ def coverage(evals: dict, run: History, sides: list | None = None) -> Chart:
     if largest > 1:
         chart.note = "Unbiased estimate, 95 % bootstrap intervals over problems."
         if not sides:
-            chart.note += " For k up to 64: plots/aha.py --help."
+            chart.note += " For k up to 64: plot aha --help."
         return chart
     chart.series = coverage_of_summary(run)
     chart.note = (
-        "From the run's summary, with an interval for k = 1 alone: one sample a problem was kept. "
-        "For k up to 64: plots/aha.py --help."
+        "From the run's summary, with an interval for k = 1 alone: one sample per problem was kept. "
+        "For k up to 64: plot aha --help."
     )
     if not any(series.points for series in chart.series):
         chart.note = "Known when the run has finished."
@@ -415,7 +415,7 @@ def table(samples: list[dict]) -> str:
         problems[sample["key"]].append(sample)
     keys = dict.fromkeys(key for sample in samples for key in sample["does"])
     lines = [
-        f"| mean of {len(samples)} responses to {len(problems)} problems | a response | 95 % interval |",
+        f"| mean of {len(samples)} responses to {len(problems)} problems | per response | 95 % interval |",
         "|---|---|---|",
     ]
     for key in keys:

@@ -74,11 +74,11 @@ def last_evaluation(run: History, key: str, which: int = -1) -> float:
 
 def spread(values: list[float], share: bool) -> str:
     """Mean ± standard deviation over seeds, of those that have a value."""
-    known = [v * (100 if share else 1) for v in values if math.isfinite(v)]
+    known = [value * (100 if share else 1) for value in values if math.isfinite(value)]
     if not known:
         return "–"
-    unit = " %" if share else ""
-    return f"{np.mean(known):.1f}{f' ± {np.std(known, ddof=1):.1f}' if len(known) > 1 else ''}{unit}"
+    deviation = f" ± {np.std(known, ddof=1):.1f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.1f}{deviation}" + (" %" if share else "")
 
 
 # ---------------------------------------------------------------- differences
@@ -93,8 +93,8 @@ def answers(runs: list[History]) -> list[dict[str, list[dict]]]:
 def difference(one: list[dict], other: list[dict], key: str):
     """other - one on their common problems: (mean, low, high, number of problems); None without any.
 
-    one, other: a {problem: samples} a seed. 95 % bootstrap interval that resamples problems, paired, and the
-    seeds of each group.
+    one, other: a {problem: samples} per seed. 95 % bootstrap interval that resamples problems, paired, and
+    the seeds of each group.
     """
     sides = [[per_problem(problems, key) for problems in side] for side in (one, other)]
     if not all(sides):
@@ -105,7 +105,8 @@ def difference(one: list[dict], other: list[dict], key: str):
     rng, means, drawn = np.random.default_rng(0), [], []
     problems = rng.integers(0, len(common), (DRAWS, 1, len(common)))
     for side in sides:
-        values = np.array([[seed[name] for name in common] for seed in side])  # (seeds, problems)
+        # (seeds, problems)
+        values = np.array([[seed[name] for name in common] for seed in side])
         seeds = rng.integers(0, len(values), (DRAWS, len(values), 1))
         means.append(values.mean())
         drawn.append(values[seeds, problems].mean((1, 2)))
@@ -115,48 +116,52 @@ def difference(one: list[dict], other: list[dict], key: str):
 
 def table(groups: dict[str, list[History]]) -> str:
     """Both tables in Markdown: the groups, and their differences from the first."""
-    keys = [
-        k for k in FIGURES if any(len(run.series("eval/" + k)[0]) for runs in groups.values() for run in runs)
-    ]
-    lines = ["| runs | seeds | base accuracy | " + " | ".join(FIGURES[k][0] for k in keys) + " |"]
+    lines = table_of_groups(groups)
+    return "\n".join(lines + (table_of_differences(groups) if len(groups) > 1 else []))
+
+
+def table_of_groups(groups: dict[str, list[History]]) -> list[str]:
+    every = [run for runs in groups.values() for run in runs]
+    keys = [key for key in FIGURES if any(len(run.series("eval/" + key)[0]) for run in every)]
+    lines = ["| runs | seeds | base accuracy | " + " | ".join(FIGURES[key][0] for key in keys) + " |"]
     lines.append("|---" * (len(keys) + 3) + "|")
     for name, runs in groups.items():
         cells = [spread([last_evaluation(run, "accuracy", 0) for run in runs], True)]
-        cells += [spread([last_evaluation(run, k) for run in runs], FIGURES[k][1]) for k in keys]
+        cells += [spread([last_evaluation(run, key) for run in runs], FIGURES[key][1]) for key in keys]
         lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
-    lines += ["", "After training, on held-out problems: mean ± standard deviation over seeds."]
-    if len(groups) > 1:
-        (first, runs), *others = groups.items()
-        reference, rows = answers(runs), []
-        for name, members in others:
-            theirs = answers(members)
-            rows.append((name, {key: difference(reference, theirs, key) for key in DIFFERENCES}))
-        keys = [key for key in DIFFERENCES if any(row[key] for _, row in rows)]
-        n = max((row[key][3] for _, row in rows for key in keys if row[key]), default=0)
-        if keys:
-            lines += ["", f"| minus {first} | " + " | ".join(DIFFERENCES[key][0] for key in keys) + " |"]
-            lines.append("|---" * (len(keys) + 1) + "|")
-        for name, row in rows if keys else ():
-            lines.append(
-                f"| {name} | " + " | ".join(gap(row[key], DIFFERENCES[key][1]) for key in keys) + " |"
-            )
-        known = (
-            f"Differences on the {n} held-out problems whose answers both kept, with 95 % bootstrap "
-            "intervals over problems (paired) and seeds."
-        )
-        if min(len(reference), *(len(answers(members)) for _, members in others)) < 2:
-            known += (
-                " A group of one seed shows nothing of how seeds differ: read its intervals as too narrow."
-            )
-        lines += ["", known if keys else "No differences: the runs have no held-out problem in common yet."]
-    return "\n".join(lines)
+    return [*lines, "", "After training, on held-out problems: mean ± standard deviation over seeds."]
+
+
+def table_of_differences(groups: dict[str, list[History]]) -> list[str]:
+    """From the first group; with a note on what the intervals mean."""
+    first, *others = groups
+    kept = {name: answers(runs) for name, runs in groups.items()}
+    rows = {}
+    for name in others:
+        rows[name] = {key: difference(kept[first], kept[name], key) for key in DIFFERENCES}
+    keys = [key for key in DIFFERENCES if any(row[key] for row in rows.values())]
+    if not keys:
+        return ["", "No differences: the runs have no held-out problem in common yet."]
+    lines = ["", f"| minus {first} | " + " | ".join(DIFFERENCES[key][0] for key in keys) + " |"]
+    lines.append("|---" * (len(keys) + 1) + "|")
+    for name, row in rows.items():
+        cells = [gap(row[key], DIFFERENCES[key][1]) for key in keys]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    problems = max(row[key][3] for row in rows.values() for key in keys if row[key])
+    note = (
+        f"Differences on the {problems} held-out problems whose answers both kept, with 95 % bootstrap "
+        "intervals over problems (paired) and seeds."
+    )
+    if min(map(len, kept.values())) < 2:
+        note += " A group of one seed shows nothing of how seeds differ: read its intervals as too narrow."
+    return [*lines, "", note]
 
 
 def gap(found, share: bool) -> str:
     if not found:
         return "–"
     scale, unit = (100, " points") if share else (1, "")
-    mean, low, high = (scale * v for v in found[:3])
+    mean, low, high = (scale * value for value in found[:3])
     # where every resample has the same difference, they tell nothing about its interval
     return f"{mean:+.1f}{unit}" + (f" [{low:+.1f}, {high:+.1f}]" if low < high else "")
 
@@ -172,11 +177,12 @@ def over_seeds(runs: list[History], key: str, smoothed: bool) -> list[list[float
         if len(x):
             found.append(dict(zip(x.tolist(), (smooth(x, y) if smoothed else y).tolist())))
     steps = sorted(set.intersection(*map(set, found))) if found else []
-    values = [[one[step] for one in found] for step in steps]
-    return [
-        [s, float(np.mean(v)), *((min(v), max(v)) if len(v) > 1 else NO_INTERVAL)]
-        for s, v in zip(steps, values)
-    ]
+    points = []
+    for step in steps:
+        values = [run[step] for run in found]
+        bounds = (min(values), max(values)) if len(values) > 1 else NO_INTERVAL
+        points.append([step, float(np.mean(values)), *bounds])
+    return points
 
 
 def charts(groups: dict[str, list[History]]) -> list[Chart]:

@@ -1,10 +1,10 @@
-"""The dip: do responses first get shorter, because writing code goes before searching comes?
+"""The dip: do responses first get shorter, because writing code vanishes before searching appears?
 
     python tinyr1.py plot dip runs/mini-dip       # runs/mini-dip/plots/dip.{png,pdf}, and the dip in words
 
-SimpleRL (hkust-nlp.notion.site/simplerl-reason) saw the length fall, then grow, and laid it to the base
-model's habit of writing code, which went before reflection came.
-Here that explanation stands under the length.
+SimpleRL (hkust-nlp.notion.site/simplerl-reason) saw the length fall, then grow. It explained the fall by the
+base model's habit of writing code, which vanished before reflection appeared. The figure shows the length
+and, below it, the shares that test this explanation.
 """
 
 from pathlib import Path

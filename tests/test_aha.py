@@ -175,7 +175,7 @@ def test_the_aha_step_is_the_first_that_chance_does_not_explain(tmp_path):
 
 
 def behaving(values) -> dict:
-    """An evaluation with so many attempts, one sample a problem."""
+    """An evaluation with so many attempts, one sample per problem."""
     return {str(p): [{"does": {"attempts": a, "reflects": 0}}] for p, a in enumerate(values)}
 
 

@@ -202,7 +202,7 @@ def test_a_report_that_fails_is_mentioned_once_and_stops_nothing(tmp_path, monke
 
 
 TASKS = {  # preset and options -> charts and rows of the table that only this task has
-    "mini": ({"Attempts and checks", "Selection: do more responses search?"}, {"attempts a response"}),
+    "mini": ({"Attempts and checks", "Selection: do more responses search?"}, {"attempts per response"}),
     "mini-multiply": ({"Decomposition"}, {"responses that decompose", "steps of arithmetic"}),
     "--task competition_math": (set(), set()),
 }
