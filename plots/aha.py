@@ -163,8 +163,8 @@ def gains(evals: dict) -> Chart:
             chart.series.append(Series(label, color, points))
     aha = first_aha(aha_steps(evals))
     chart.mark = aha.step if aha else None
-    chart.note = "0: the base model. 95 % bootstrap intervals over problems, paired, each by itself" + (
-        "; dotted: the aha step, by all together." if aha else "."
+    chart.note = "0: the base model. 95 % bootstrap intervals over problems, paired, each on its own" + (
+        "; dotted: the aha step, tested over all jointly." if aha else "."
     )
     if evals and not chart.series:
         chart.note = "Nothing that is counted ever differed from the base model."
