@@ -43,7 +43,7 @@ def everything(args) -> int:
     return draw_all(args.run)
 
 
-def draw_curves(args) -> int:
+def draw_curves(args) -> None:
     print(curves.draw(args.runs, args.out))
     try:
         while args.live:
@@ -52,45 +52,38 @@ def draw_curves(args) -> int:
     # this is how it ends
     except KeyboardInterrupt:
         pass
-    return 0
 
 
-def draw_aha(args) -> int:
+def draw_aha(args) -> None:
     if args.run.is_file():
         print(aha.table_of(args.run, args.field))
     else:
         print(aha.write(args.run, args.out, args.base, args.trained))
-    return 0
 
 
-def draw_compare(args) -> int:
+def draw_compare(args) -> None:
     print(compare.write(args.runs, args.out))
-    return 0
 
 
-def draw_dip(args) -> int:
+def draw_dip(args) -> None:
     print(dip.write(args.run, args.out))
-    return 0
 
 
-def draw_crossed(args) -> int:
+def draw_crossed(args) -> None:
     folders = {name: Path(folder) for name, folder in split(args.models, "NAME=FOLDER").items()}
     print(crossed.write(folders, args.out))
-    return 0
 
 
-def draw_algorithms(args) -> int:
+def draw_algorithms(args) -> None:
     groups = split(args.groups, "NAME=RUN,RUN")
     algorithms.write({name: [*map(Path, runs.split(","))] for name, runs in groups.items()}, args.out)
-    return 0
 
 
-def write_report(args) -> int:
+def write_report(args) -> None:
     print(report.write(args.run, args.out, args.base, args.trained))
-    return 0
 
 
-def show_summary(args) -> int:
+def show_summary(args) -> None:
     """The closing table of a finished run, and one problem answered by the base and by the trained model.
 
         python tinyr1.py plot summary runs/mini
@@ -100,7 +93,6 @@ def show_summary(args) -> int:
     if not (args.run / "summary.json").is_file():
         raise NotARun(f"{args.run} has no summary.json: it is no run folder, or the run has not finished.")
     summary.show(args.run)
-    return 0
 
 
 def split(words: list[str], form: str) -> dict[str, str]:
@@ -115,7 +107,8 @@ def split(words: list[str], form: str) -> dict[str, str]:
 
 
 class Kind(NamedTuple):
-    draw: Callable[[argparse.Namespace], int]
+    # its exit code is 0 unless it returns another one
+    draw: Callable[[argparse.Namespace], int | None]
     # its first line is the summary in the list
     explanation: str
     arguments: dict[str, dict[str, Any]]
@@ -181,6 +174,6 @@ def main(argv: list[str]) -> int:
         argv = ["all", *argv]
     args = make_parser().parse_args(argv)
     try:
-        return args.draw(args)
+        return args.draw(args) or 0
     except (NotARun, OSError) as error:
         raise UserError(f"Nothing drawn: {error}") from error

@@ -213,8 +213,8 @@ def quarters_of_length(groups: list[list[dict]]) -> list[list[float]]:
     for samples in groups:
         pairs = [(value_of(sample, "tokens"), bool(sample.get("correct"))) for sample in samples]
         known.append([(tokens, right) for tokens, right in pairs if math.isfinite(tokens)])
-    lengths = [tokens for pairs in known for tokens, _ in pairs]
-    edges = np.unique(np.quantile(lengths, (0.25, 0.5, 0.75))) if lengths else []
+    every = [tokens for pairs in known for tokens, _ in pairs]
+    edges = np.unique(np.quantile(every, (0.25, 0.5, 0.75))) if every else []
     points = []
     for low, high in zip([-math.inf, *edges], [*edges, math.inf]):
         part = [[(tokens, right) for tokens, right in pairs if low < tokens <= high] for pairs in known]

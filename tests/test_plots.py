@@ -1,4 +1,4 @@
-"""plots/curves.py on made-up run folders: whole, half-written, sparse, empty, several, no run at all."""
+"""plots/curves.py and `plot` on made-up run folders: whole, half-written, sparse, empty, several, none."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
 
 import tinyr1
 from commands import plot
@@ -367,6 +368,19 @@ def test_a_run_alone_means_everything(make, tmp_path, quick, capsys):
     assert re.search(r"accuracy on held-out problems +20.0% +80.0%", capsys.readouterr().out)
 
 
+def test_what_fails_is_named_and_the_others_are_drawn(make, capsys):
+    folder = make(run_rows())
+    (folder / "plots").write_text("no folder")
+    assert plot.main(["all", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert "the curves: not drawn" in said.err and (folder / "report.html").exists()
+
+
+def test_training_imports_nothing_that_draws():
+    command = [sys.executable, "-c", "import sys, tinyr1; sys.exit('matplotlib' in sys.modules)"]
+    assert subprocess.run(command, cwd=tinyr1.HERE).returncode == 0
+
+
 SUBPROCESS = """
 import sys
 from plots.__main__ import main
@@ -389,6 +403,9 @@ def test_training_draws_from_any_folder_and_without_torch(make, tmp_path, monkey
     said = runfolder.Pictures(Path("runs/x")).finish()
     assert f"Report: {folder}/report.html" in said and "not drawn" not in said
     assert runs.longest_in_pretraining(load_run("runs/x")) == 11
+    curves.draw([folder], tmp_path / "here")
+    there, here = (imread(path / "growth.png") for path in (folder / "plots", tmp_path / "here"))
+    assert there.shape == here.shape and np.abs(there - here).max() < 0.05
     command = [sys.executable, "-c", SUBPROCESS, "report", folder, tmp_path / "mine"]
     done = subprocess.run(command, cwd=tinyr1.HERE, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "set()\n", done.stderr
