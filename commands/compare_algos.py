@@ -23,6 +23,7 @@ from pathlib import Path
 
 import tinyr1
 from plots import algorithms
+from plots.runs import NotARun
 from runtime.config import check_gpu
 from runtime.presets import PRESETS
 from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
@@ -118,6 +119,6 @@ def main(argv: list[str]) -> int:
     typed = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
     try:
         algorithms.write(paths, report, typed, failed)
-    except algorithms.NotARun as error:
+    except NotARun as error:
         raise UserError(f"Nothing to compare: {error}") from error
     return 1 if failed else 0

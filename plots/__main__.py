@@ -1,13 +1,19 @@
-"""All that is to be seen of a run: its figures in RUN/plots/, and RUN/report.html.
+"""What training starts to draw its run, in a process of its own that does without torch.
 
-python plots RUN
+    python -m plots report RUN START      # RUN/report.html
+    python -m plots all RUN START         # the figures, too
+
+Both run in the repository's folder, which Python then imports from, and go back to START, where training was
+started: relative paths in a run's settings, such as its model's, are meant from there. People take
+`python tinyr1.py plot`.
 """
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the folder runs as a script, too
 from plots import aha, curves, dip, report
+from plots.runs import NotARun
 
 WRITERS = {
     "the curves": lambda folder: curves.draw([folder]),
@@ -17,7 +23,7 @@ WRITERS = {
 }
 
 
-def main(folder: Path) -> int:
+def draw_all(folder: Path) -> int:
     """Draw each, whatever becomes of the others; 1 if one failed."""
     failed = 0
     for name, write in WRITERS.items():
@@ -30,5 +36,17 @@ def main(folder: Path) -> int:
     return failed
 
 
+def main(what: str, run: str, start: str) -> int:
+    os.chdir(start)
+    if what == "all":
+        return draw_all(Path(run))
+    try:
+        report.write(Path(run))
+    except (NotARun, OSError) as error:
+        print(f"Nothing drawn: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])) if len(sys.argv) == 2 else __doc__)
+    sys.exit(main(*sys.argv[1:]))

@@ -1,34 +1,32 @@
-"""Compare groups of runs, a group being the same knobs with several seeds, at equal sampled tokens.
+"""Compare groups of runs, a group being the same settings with several seeds, at equal sampled tokens.
 
-    python plots/algorithms.py --out REPORT grpo=runs/a/grpo-s0,runs/a/grpo-s1 ppo=runs/a/ppo-s0,runs/a/ppo-s1
+    python tinyr1.py plot algorithms --out REPORT grpo=runs/grpo-s0,runs/grpo-s1 ppo=runs/ppo-s0,runs/ppo-s1
 
 writes REPORT.png, REPORT.pdf (held-out accuracy and response length against sampled tokens: means, and the
-range over the seeds) and REPORT.md (a table). What stands there from the heading NOTES on is kept: it is
-for people.
+range over the seeds) and REPORT.md (a table). The text from its last heading on is kept: people write it.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.curves import COLORS, STYLES, NotARun, Run, load_run, number, save, sheet
+from plots.charts import COLORS, STYLES, color, in_percent, save, sheet
+from plots.runs import History, NotARun, load_run, number
 
-HALF = 0.5  # the accuracy whose price the table gives
+# the accuracy whose price the table gives
+HALF = 0.5
 NOTES = "## What this shows, and what it does not"
 DEFAULT_NOTES = """
 *To be written by whoever ran it.* Equal sampled tokens are not equal seconds: a critic, a process reward
-model or a reference costs passes of its own. Every row has the learning rate and the other knobs of the
+model or a reference needs passes of its own. Every row has the learning rate and the other options of the
 command, none was tuned for it, and a range over few seeds is no confidence interval. With one optimizer step
-a rollout the ratio is 1, and algorithms that differ in their clip alone are the same algorithm.
+per rollout the ratio is 1, and algorithms that differ in their clip alone are the same algorithm.
 """
 
 
-def held_out(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
+def held_out(run: History, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Sampled tokens (n,) and held-out values (n,) of a key, from all evaluations and probes."""
     tokens, points = 0.0, []
     for row in run.rows:
@@ -39,7 +37,7 @@ def held_out(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(points, float).reshape(-1, 2).T)
 
 
-def spread(runs: list[Run], key: str):
+def spread(runs: list[History], key: str):
     """(tokens, mean, lowest, highest) over the runs, as far as all of them go; each (n,)."""
     series = [(x, y) for x, y in (held_out(run, key) for run in runs) if len(x)]
     grid = np.linspace(0, min((x[-1] for x, _ in series), default=0.0), 60)
@@ -47,7 +45,7 @@ def spread(runs: list[Run], key: str):
     return grid, values.mean(0), values.min(0), values.max(0)
 
 
-def figures_of(run: Run) -> dict:
+def figures_of(run: History) -> dict:
     """The figures for the table of a run that was evaluated; None where there is none."""
     x, y = held_out(run, "accuracy")
     steps = [row for row in run.rows if "reward" in row]
@@ -70,55 +68,70 @@ def figures_of(run: Run) -> dict:
 
 def mean_range(values, form: str) -> str:
     """`mean (lowest–highest)` of the known values, the mean alone where they agree, - where none is known."""
-    known = [v for v in values if v is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return "-"
-    mean, low, high = (format(v, form) for v in (np.mean(known), min(known), max(known)))
+    mean, low, high = (format(value, form) for value in (np.mean(known), min(known), max(known)))
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
 HEADS = (
-    "algorithm", "seeds", "held-out accuracy, base", "at the end", "doubled", "tokens a response",
+    "algorithm", "seeds", "held-out accuracy, base", "at the end", "doubled", "tokens per response",
     f"sampled tokens to {HALF:.0%}", f"seconds to {HALF:.0%}", "seconds in all", "peak GB", "dead groups",
     "skipped steps", "largest gradient norm",
 )  # fmt: skip
 
 
-def table(groups: dict[str, list[Run]], failed: dict[str, int]) -> str:
+def table(groups: dict[str, list[History]], failed: dict[str, int]) -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    for name, runs in groups.items():
-        f = [figures_of(run) for run in runs]
-        column = {key: [x[key] for x in f] for key in f[0]}
-        count, doubled = len(runs), sum(x["final"] >= 2 * x["base"] for x in f)
-        reached = f" in {sum(v is not None for v in column['tokens_to'])}/{count}"
-        lines.append("| " + " | ".join((
-            name, f"{count}" + (f", {failed[name]} failed" if name in failed else ""),
-            mean_range(column["base"], ".1%"), mean_range(column["final"], ".1%"), f"{doubled}/{count}",
-            mean_range(column["tokens"], ".0f"), mean_range(column["tokens_to"], ",.0f") + reached,
-            mean_range(column["seconds_to"], ".0f"), mean_range(column["seconds"], ".0f"),
-            mean_range(column["peak_gb"], ".2f"), mean_range(column["dead"], ".0%"),
-            str(sum(column["skipped"])), mean_range(column["norm"], ".2f"),
-        )) + " |")  # fmt: skip
+    lines += [f"| {' | '.join(cells(name, runs, failed.get(name, 0)))} |" for name, runs in groups.items()]
     lines += [f"| {name} | {count} failed |" for name, count in failed.items() if name not in groups]
     return "\n".join(lines)
+
+
+def cells(name: str, runs: list[History], failed: int) -> list[str]:
+    """A group's row of the table, in the order of HEADS."""
+    figures = [figures_of(run) for run in runs]
+    column = {key: [own[key] for own in figures] for key in figures[0]}
+    doubled = sum(own["final"] >= 2 * own["base"] for own in figures)
+    reached = sum(tokens is not None for tokens in column["tokens_to"])
+    return [
+        name,
+        f"{len(runs)}" + (f", {failed} failed" if failed else ""),
+        mean_range(column["base"], ".1%"),
+        mean_range(column["final"], ".1%"),
+        f"{doubled}/{len(runs)}",
+        mean_range(column["tokens"], ".0f"),
+        mean_range(column["tokens_to"], ",.0f") + f" in {reached}/{len(runs)}",
+        mean_range(column["seconds_to"], ".0f"),
+        mean_range(column["seconds"], ".0f"),
+        mean_range(column["peak_gb"], ".2f"),
+        mean_range(column["dead"], ".0%"),
+        str(sum(column["skipped"])),
+        mean_range(column["norm"], ".2f"),
+    ]
+
+
+PANELS = {
+    "accuracy": ("Held-out accuracy", "share of responses"),
+    "tokens": ("Response length on held-out problems", "tokens"),
+}
 
 
 def look(i: int, name: str) -> dict:
     """Colour and line of the i-th group; a control (`algorithm:reward mode`) is drawn thin."""
     style = STYLES[i // len(COLORS) % len(STYLES)]
-    return {"color": COLORS[i % len(COLORS)], "ls": style, "lw": 1.2 if ":" in name else 2.2}
+    return {"color": color(i), "ls": style, "lw": 1.2 if ":" in name else 2.2}
 
 
-def draw(groups: dict[str, list[Run]]) -> Figure:
+def draw(groups: dict[str, list[History]]) -> Figure:
     first = next(iter(groups.values()))[0]
     model = Path(first.config.get("model", "")).name
     title = f"Algorithms at equal sampled tokens: {model}, {first.config.get('task')}"
     note = "Lines: mean over the seeds. Bands: lowest and highest. After a colon: a control's reward."
     handles = [Line2D([], [], label=name, **look(i, name)) for i, name in enumerate(groups)]
     fig = sheet(title, note, handles, 12, 8.0, 0.12)
-    panels = (("accuracy", "Held-out accuracy", "share of responses"),
-              ("tokens", "Response length on held-out problems", "tokens"))  # fmt: skip
-    for ax, (key, title, unit) in zip(fig.subplots(1, 2), panels):
+    for ax, (key, (title, unit)) in zip(fig.subplots(1, 2), PANELS.items()):
         for i, (name, runs) in enumerate(groups.items()):
             if not any(len(held_out(run, key)[0]) for run in runs):
                 continue
@@ -128,54 +141,41 @@ def draw(groups: dict[str, list[Run]]) -> Figure:
         ax.set(title=title, ylabel=unit, xlabel="sampled tokens", ylim=(0, None), xlim=(0, None))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         if key == "accuracy":
-            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
+            in_percent(ax)
     return fig
 
 
 def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=None) -> None:
     """REPORT.png, .pdf and .md of these groups' runs, as far as they were evaluated. Errors: NotARun."""
-    groups = {name: [load_run(path) for path in folder] for name, folder in paths.items()}
-    groups = {
-        name: [run for run in runs if len(held_out(run, "accuracy")[0])] for name, runs in groups.items()
-    }
-    if not (groups := {name: runs for name, runs in groups.items() if runs}):
-        raise NotARun("There is no run with an evaluation to compare.")
+    groups = {}
+    for name, folders in paths.items():
+        runs = [run for run in map(load_run, folders) if len(held_out(run, "accuracy")[0])]
+        if runs:
+            groups[name] = runs
+    if not groups:
+        raise NotARun("there is no run with an evaluation to compare.")
     png, md = (report.with_name(report.name + suffix) for suffix in (".png", ".md"))
-    if md.exists() and NOTES not in md.read_text() or png.exists() and not md.exists():
-        raise NotARun(f"{png} or {md.name} is there and no comparison of algorithms: name another report.")
+    old = md.read_text() if md.exists() else ""
+    if md.exists() and NOTES not in old or png.exists() and not md.exists():
+        raise NotARun(f"{png} or {md.name} exists and is no comparison of algorithms: name another report.")
     save(draw(groups), report.parent, report.name)
-    first = next(iter(groups.values()))[0]
-    e, budget = first.environment, first.config.get("token_budget")
-    machine = e.get("gpu") or f"{e.get('cpus')} cores, {e.get('threads')} threads"
-    notes = DEFAULT_NOTES
-    if md.exists():
-        notes = md.read_text().split(NOTES, 1)[1]
+    notes = old.split(NOTES, 1)[1] if old else DEFAULT_NOTES
+    about = about_runs(next(iter(groups.values()))[0])
+    typed = f"`{command}`\n\n" if command else ""
     md.write_text(
-        f"# Algorithms at equal sampled tokens\n\n![accuracy and length]({png.name})\n\n"
-        + (f"`{command}`\n\n" if command else "")
-        + (f"A run ends after {budget:,} sampled tokens. " if budget else "")
-        + f"Cells: mean (lowest–highest) over the seeds. Seconds are those of training steps, evaluations "
-        f"apart. {machine}; torch {e.get('torch')}, transformers {e.get('transformers')}, commit "
-        f"{(e.get('commit') or '?')[:10]}.\n\n{table(groups, failed or {})}\n\n{NOTES}{notes}"
+        f"# Algorithms at equal sampled tokens\n\n![accuracy and length]({png.name})\n\n{typed}{about}\n\n"
+        f"{table(groups, failed or {})}\n\n{NOTES}{notes}"
     )
     print(f"written: {png}, {md}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def about_runs(run: History) -> str:
+    """What the cells of the table are, and where the runs, of which this is one, were made."""
+    env, budget = run.environment, run.config.get("token_budget")
+    machine = env.get("gpu") or f"{env.get('cpus')} cores, {env.get('threads')} threads"
+    ends = f"A run ends after {budget:,} sampled tokens. " if budget else ""
+    return (
+        f"{ends}Cells: mean (lowest–highest) over the seeds. Seconds are those of training steps, "
+        f"evaluations apart. {machine}; torch {env.get('torch')}, transformers {env.get('transformers')}, "
+        f"commit {(env.get('commit') or '?')[:10]}."
     )
-    parser.add_argument("groups", nargs="+", metavar="NAME=RUN,RUN", help="a group's name and run folders")
-    parser.add_argument("--out", type=Path, required=True, metavar="REPORT", help="path without suffix")
-    args = parser.parse_args(argv)
-    try:
-        groups = dict(group.split("=", 1) for group in args.groups)
-        write({name: [Path(p) for p in paths.split(",")] for name, paths in groups.items()}, args.out)
-    except (NotARun, OSError, ValueError) as error:
-        print(f"Nothing compared: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

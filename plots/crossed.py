@@ -1,22 +1,20 @@
 """Does the task decide which reasoning emerges? One base, trained on either task, evaluated on both.
 
-    python plots/crossed.py base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mult
+    python tinyr1.py plot crossed base=runs/eval-base countdown=runs/eval-mini multiplication=runs/eval-mult
 
 reads the eval.json of each folder (of `tinyr1.py eval ... --task countdown:...,multiplication:...`), prints a
 table in Markdown and writes a figure: accuracy and the task's own way of reasoning, searching or decomposing,
 before training and after training on either task.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.curves import COLORS, GREY, NotARun, save
+from plots.charts import GREY, color, save
+from plots.runs import NotARun
 
 WAYS = {  # task -> figures of an evaluation, as shares, and what they are called
     "countdown": {"accuracy": "accuracy", "search_share": "search"},
@@ -36,22 +34,22 @@ def read(path: Path) -> dict[str, dict]:
     found = {task: figures for name, figures in sets.items() for task in WAYS if name.split(":")[0] == task}
     if missing := WAYS.keys() - found.keys():
         raise NotARun(
-            f"{path} was not evaluated on {', '.join(missing)}: give eval --task both, with a comma."
+            f"{path} was not evaluated on {', '.join(missing)}: run `python tinyr1.py eval ... "
+            f"--task {','.join(WAYS)}`."
         )
     return found
 
 
 def table(models: dict[str, dict]) -> str:
     heads = ["trained on"]
-    heads += [f"{task}: {name}".replace("\n", " ") for task, ways in WAYS.items()
-              for name in (*ways.values(), *LENGTHS.values())]  # fmt: skip
+    for task, ways in WAYS.items():
+        heads += [f"{task}: {name}" for name in (*ways.values(), *LENGTHS.values())]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for model, tasks in models.items():
         cells = [model]
         for task, ways in WAYS.items():
-            cells += [f"{tasks[task][key]:.1%}" for key in ways] + [
-                f"{tasks[task][key]:.1f}" for key in LENGTHS
-            ]
+            cells += [f"{tasks[task][key]:.1%}" for key in ways]
+            cells += [f"{tasks[task][key]:.1f}" for key in LENGTHS]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -67,42 +65,27 @@ def draw(models: dict[str, dict]) -> Figure:
         for i, (model, tasks) in enumerate(models.items()):
             shares = [100 * tasks[task][key] for key in ways]
             at = places + (i - (len(models) - 1) / 2) * width
-            color = GREY if i == 0 else COLORS[i - 1]
-            bars = ax.bar(at, shares, 0.92 * width, label=f"trained on {model}" if i else model, color=color)
+            look = {"label": f"trained on {model}", "color": color(i - 1)}
+            if i == 0:
+                look = {"label": model, "color": GREY}
+            bars = ax.bar(at, shares, 0.92 * width, **look)
             ax.bar_label(bars, fmt="%.0f", fontsize=11, padding=9)
-            if ci := tasks[task].get("accuracy_ci"):
-                ax.errorbar(
-                    at[0], shares[0], [[shares[0] - 100 * ci[0]], [100 * ci[1] - shares[0]]], color="k"
-                )
+            if interval := tasks[task].get("accuracy_ci"):
+                low, high = (100 * bound for bound in interval)
+                ax.errorbar(at[0], shares[0], [[shares[0] - low], [high - shares[0]]], color="k")
         ax.set_xticks(places, ways.values(), fontsize=12)
         ax.set(title=f"on {task}", ylim=(0, 115), ylabel="% of responses", yticks=range(0, 101, 25))
         ax.title.set_fontsize(14)
         ax.spines[["top", "right"]].set_visible(False)
     fig.text(0.012, 0.015, "Black bars: 95 % bootstrap intervals over problems.", fontsize=11, color=GREY)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=len(models), frameon=False,
-               fontsize=12, bbox_to_anchor=(0.99, 0.985)).set_in_layout(False)  # fmt: skip
+    place = {"loc": "upper right", "bbox_to_anchor": (0.99, 0.985), "ncols": len(models)}
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=12, **place).set_in_layout(False)
     return fig
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="a model's name and its evaluation")
-    place = "the figure (default: crossed.png in the first folder)"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=place)
-    args = parser.parse_args(argv)
-    try:
-        folders = {name: Path(path) for name, _, path in (m.partition("=") for m in args.models)}
-        models = {name: read(folder) for name, folder in folders.items()}
-    except NotARun as error:
-        print(f"Nothing drawn: {error}", file=sys.stderr)
-        return 2
-    print(table(models))
-    out = args.out or next(iter(folders.values())) / "crossed.png"
+def write(folders: dict[str, Path], out: Path | None = None) -> str:
+    """Draw the models' evaluations, FILE.png and .pdf; returns the table. Errors: NotARun."""
+    models = {name: read(folder) for name, folder in folders.items()}
+    out = out or next(iter(folders.values())) / "crossed.png"
     save(draw(models), out.parent, out.stem)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return table(models)

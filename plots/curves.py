@@ -1,329 +1,48 @@
 """Draw what happened in one or several runs, from the files of their run folders.
 
-    python plots/curves.py runs/mini                    # runs/mini/plots/{curves,growth,metrics}.{png,pdf}
-    python plots/curves.py runs/mini --live 20          # again every 20 seconds, while it trains
-    python plots/curves.py runs/a runs/b --out ab.png   # overlaid: ab, ab_growth and ab_metrics.{png,pdf}
+    python tinyr1.py plot curves runs/mini                    # in runs/mini/plots/
+    python tinyr1.py plot curves runs/mini --live 20          # again every 20 seconds, while it trains
+    python tinyr1.py plot curves runs/a runs/b --out ab.png   # overlaid: ab, ab_growth, ab_metrics
 
-`curves` shows the training at a glance. `growth` shows why responses try more often: do more of them search
-(selection), or does each search go on for longer (persistence)? `metrics` shows every other number that was
-logged, whatever the algorithm and the task.
+Three figures, each as .png and .pdf. `curves` shows the training at a glance. `growth` shows why responses
+try more often: do more of them search (selection), or does each search last longer (persistence)? `metrics`
+shows every other number that was logged, whatever the algorithm and the task.
 """
 
-import argparse
-import json
 import math
-import os
-import sys
-import textwrap
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
-from plots.old_names import current_names
-from plots.summary import options
+from plots.charts import (
+    ABOVE_AXIS,
+    DASH_DOTTED,
+    DOTTED,
+    GREY,
+    STYLES,
+    canvas,
+    color,
+    draw_series,
+    in_percent,
+    save,
+    say_no_data,
+)
+from plots.runs import History, first_last, load_runs, longest_in_pretraining, number, so_far
+from plots.statistics import smooth
 
-# ---------------------------------------------------------------- a run folder
-
-
-class NotARun(Exception):
-    """No readable run; the message says why and what to do."""
-
-
-@dataclass
-class Run:
-    """A run folder's files. `rows`: one dict a step, in order: training, eval/ and probe/ keys."""
-
-    name: str
-    path: Path
-    config: dict
-    environment: dict
-    summary: dict
-    rows: list[dict]
-    base: tuple | None = None  # what the growth is counted from: add_growth
-    preset: str = ""
-    differences: dict = field(default_factory=dict)  # {option: value} from the preset; {} of an older run
-
-    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of a key, where it is a finite number."""
-        points = [(row["step"], value) for row in self.rows if math.isfinite(value := number(row.get(key)))]
-        return tuple(np.array(points, float).reshape(-1, 2).T)
-
-
-def number(value) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def load_run(path: str | Path) -> Run:
-    """Read a run folder, finished or not, and add the growth keys (add_growth). Errors: NotARun."""
-    path = Path(path).resolve()
-    try:
-        config = json.loads((path / "config.json").read_text())
-        knobs, environment = current_names(config["config"]), config.get("environment", {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotARun(
-            f"{path} is not a run folder: its config.json cannot be read ({type(error).__name__}: {error}). "
-            "Give a folder that training has written, such as runs/mini."
-        ) from error
-    rows: dict[float, dict] = {}
-    text = path / "metrics.jsonl"
-    for line in text.read_text(errors="replace").split("\n") if text.exists() else ():
-        try:
-            row = json.loads(line)
-            if math.isfinite(row["step"]):
-                rows.setdefault(row["step"], {}).update(row)
-        except (ValueError, KeyError, TypeError):
-            pass  # empty, or half-written by a run in progress
-    rows = [rows[step] for step in sorted(rows)]
-    base = add_growth(rows)
-    summary = read_dict(path / "summary.json")
-    differences = current_names(config.get("differences") or {})
-    preset = str(config.get("preset") or "")
-    return Run(path.name, path, knobs, environment, summary, rows, base, preset, differences)
-
-
-def read_dict(path: Path) -> dict:
-    """A JSON file's object; {} if it is missing or malformed."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def load_runs(paths: list) -> list[Run]:
-    """Each run once, under a name just long enough to tell it from the others."""
-    runs = list({run.path: run for run in map(load_run, paths)}.values())
-    depth = 1
-    while len({run.path.parts[-depth:] for run in runs}) < len(runs):
-        depth += 1
-    for run in runs:
-        run.name = "/".join(run.path.parts[-depth:]) + (f" ({control(run)})" if control(run) else "")
-    return runs
-
-
-def control(run: Run) -> str:
-    """What to call a control run, whose reward is not the task's; "" for any other."""
-    rewards = run.config.get("rewards") or "task"
-    return "" if "task" in rewards else f"control: {rewards} reward"
-
-
-def so_far(config: dict, step: float) -> str:
-    """How far a run is."""
-    budget = config.get("token_budget")
-    return (
-        f"step {step:.0f}, of {budget:,} tokens"
-        if budget
-        else f"step {step:.0f} of {config.get('steps', '?')}"
-    )
-
-
-def longest_in_pretraining(run: Run) -> float:
-    """Attempts of the longest search in the base model's pre-training, by its record.json; NaN if unknown."""
-    model = run.config.get("model") or ""
-    folder = Path(__file__).parents[1] / model if model == "minibase" else Path(model)
-    return number(read_dict(folder / "record.json").get("longest_search", {}).get("attempts"))
-
-
-# ---------------------------------------------------------------- numbers
-
-
-def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Local linear fit of y (n,) at every x, under Gaussian weights: nothing lags, lines stay lines.
-
-    It is linear in y, so that smoothed parts sum to the smoothed whole.
-    """
-    if len(x) < 3:
-        return y
-    width, fit = max(np.median(np.diff(x)), (x[-1] - x[0]) / 20), np.empty(len(y))
-    for i, center in enumerate(x):
-        near = np.abs(x - center) <= 4 * width
-        d = (x[near] - center) / width
-        weight = np.exp(-0.5 * d**2)
-        s0, s1, s2 = (weight @ d**k for k in range(3))
-        if s0 * s2 - s1**2 > 1e-6:  # else the points near by tell no slope
-            weight *= s2 - s1 * d
-        fit[i] = weight @ y[near] / weight.sum()
-    return fit
-
-
-def decompose(base: tuple, now: tuple) -> dict[str, float]:
-    """Split the growth of the attempts per response, from base to now, into parts that sum to it.
-
-    base and now: (attempts per response, share s that searches, attempts w within a search). With d the
-    attempts of a response that does not search, attempts = (1-s) d + s w. Selection is what the change of s
-    alone would have brought, persistence what the change of w alone would have; both is the product of the
-    two changes, which belongs to neither; rest is due to d. Where nothing searches, w is unknown (NaN) and
-    counts as unchanged.
-    """
-    (a0, s0, w0), (a, s, w) = base, now
-    w0, w = (v if math.isfinite(v) else u if math.isfinite(u) else 0.0 for v, u in ((w0, w), (w, w0)))
-    d0 = (a0 - s0 * w0) / (1 - s0) if s0 < 1 else (a - s * w) / (1 - s) if s < 1 else 0.0
-    selection, persistence, both = (s - s0) * (w0 - d0), s0 * (w - w0), (s - s0) * (w - w0)
-    rest = a - a0 - selection - persistence - both
-    return {
-        "growth_selection": selection,
-        "growth_persistence": persistence,
-        "growth_both": both,
-        "growth_rest": rest,
-        "growth": a - a0,
-    }
-
-
-def add_growth(rows: list[dict]) -> tuple | None:
-    """Add decompose's keys to the rows; returns their base: the first evaluation, or else the first step."""
-    found = {}  # (prefix, row): attempts, s, w
-    for prefix in ("eval/", "", "probe/"):
-        for i, row in enumerate(rows):
-            keys = ("attempts", "search_share", "attempts_within_search")
-            values = tuple(number(row.get(prefix + key)) for key in keys)
-            if all(map(math.isfinite, values[:2])):
-                found[prefix, i] = values
-    base = next(iter(found.values()), None)
-    for (prefix, i), values in found.items():
-        rows[i].update({prefix + key: value for key, value in decompose(base, values).items()})
-    return base
-
-
-def first_last(run: Run, key: str) -> tuple[float, float] | None:
-    """First and last held-out value of a key; None before there are two."""
-    x, y = np.hstack([run.series("eval/" + key), run.series("probe/" + key)])
-    return (y[x.argmin()], y[x.argmax()]) if len(x) > 1 else None
-
-
-# ---------------------------------------------------------------- the look
-
-# Okabe and Ito, and a grey
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
+# colours of the parts of the growth; in a bar of a run's own colour, how opaque each part is
 PARTS = ["#56B4E9", "#E69F00", "#009E73", "#bbbbbb"]
 ALPHAS = [0.4, 1, 0.7, 0.15]
-STYLES = ["-", (0, (2, 1)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))]
-GREY = "#666666"
-HELD_OUT = [("probe/", "o", 5, "white", None), ("eval/", "D", 8, None, "white")]  # marker, size, face, edge
-CAPTION = (
-    "Faint: each step. Lines: smoothed. "
-    "Held-out problems: ◆ before and after training, ○ during it; bars: 95 % intervals."
-)
-matplotlib.rcParams.update({
-    "font.size": 12, "axes.titlesize": 14, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
-    "axes.titlepad": 24, "grid.color": "#e6e6e6", "legend.frameon": False, "pdf.fonttype": 42,
-    "text.parse_math": False,
-})  # fmt: skip
+
+# ---------------------------------------------------------------- ways to draw a panel
 
 
-LINE, ROW = 125, 0.315  # characters of 12 points on a line of 16 inches, and a line's inches
-
-
-def sheet(title: str, caption: str, handles: list, columns: int, height: float, head: float) -> Figure:
-    """A figure, 16 inches wide, with a title and a caption; under the title, a legend in as many columns as
-    fit, `columns` at most. `head` of the height stays free above the axes; the figure grows with the rows of
-    the legend.
-    """
-    half = (LINE - 10) // 2
-    for handle in handles:
-        name = handle.get_label()
-        handle.set_label(name if len(name) <= 2 * half else f"{name[: half - 1]}…{name[-half:]}")
-    longest = max((len(handle.get_label()) for handle in handles), default=0)
-    columns = max(1, min(columns, LINE // (longest + 8)))
-    more = ROW * max(0, math.ceil(len(handles) / columns) - 1)  # inches
-    share = height / (height + more)
-    fig = Figure(figsize=(16, height + more), layout="constrained")
-    rect = (0.005, 0.035 * share, 0.99, 1 - (0.035 + head) * share - more / (height + more))
-    fig.get_layout_engine().set(rect=rect, w_pad=0.1, h_pad=0.1)
-    put_title(fig, title, 1 - 0.05 * share)
-    fig.text(0.012, 0.012 * share, caption, fontsize=11, color=GREY)
-    if handles:
-        place = (0.007, 1 - 0.055 * share)
-        legend = fig.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns)
-        legend.set_in_layout(False)
-    return fig
-
-
-def put_title(fig: Figure, text: str, y: float) -> None:
-    """A long one in smaller letters, a very long one in several lines."""
-    size = max(9.0, min(20.0, 20 * 80 / max(1, len(text))))
-    fig.text(0.012, y, textwrap.fill(text, 200), fontsize=size, weight="bold")
-
-
-def canvas(runs: list[Run], headline: str, rows: int, count: int, height=9.0) -> tuple[Figure, list]:
-    """A sheet with a title, the headline or the runs' names, and `count` axes against the step."""
-    alone = len(runs) == 1
-    keys = [*runs[0].config, *runs[0].differences]
-    shared = {key for key in keys if len({str(run.config.get(key)) for run in runs}) == 1}
-    names = [own_name(run, shared) for run in runs]
-    handles = [Line2D([], [], color=color(i), lw=4, label=name) for i, name in enumerate(names)]
-    fig = sheet(title_of(runs, shared), CAPTION, [] if alone else handles, 5, height, 0.095)
-    if alone:
-        fig.text(0.012, 0.915, headline, fontsize=14, color=GREY)
-    columns = math.ceil(count / rows)
-    axes = fig.subplots(rows, columns, squeeze=False).flatten()
-    last = max([row["step"] for run in runs for row in run.rows], default=0) or 1
-    for i, ax in enumerate(axes):
-        ax.set(xlim=(0, last), visible=i < count, xlabel="training step" if i + columns >= count else "")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return fig, axes[:count]
-
-
-FACTS = ("model", "task", "algo", "seed")  # of a title, whether or not they are the preset's
-
-
-def title_of(runs: list[Run], shared: set[str]) -> str:
-    """What the runs have in common: the facts, the preset, and all options that differ from it."""
-    shown = []
-    for key in FACTS:
-        value = Path(str(runs[0].config.get(key, ""))).name.removesuffix(".py")
-        if key in shared and value:
-            shown.append(f"seed {value}" if key == "seed" else value)
-    presets = {run.preset for run in runs}
-    shown += [f"preset {preset}" for preset in presets if preset and len(presets) == 1]
-    common = {key: value for key, value in runs[0].differences.items() if key in shared}
-    # a control is named by `control`
-    shown += options(common, hidden=(*FACTS, "rewards") if control(runs[0]) else FACTS)
-    shown += [control(run) for run in runs if len(runs) == 1 and control(run)]
-    return " · ".join(shown) or "training"
-
-
-def own_name(run: Run, shared: set[str]) -> str:
-    """Its name, and the options of its own that the name does not tell."""
-    own = {key: v for key, v in run.differences.items() if key not in shared and key not in run.name}
-    hidden = ("rewards",) if control(run) else ()
-    return ": ".join(filter(None, [run.name, ", ".join(options(own, hidden=hidden))]))
-
-
-def color(i: int) -> str:
-    return COLORS[i % len(COLORS)]
-
-
-def draw_series(ax, run: Run, key: str, color: str, style="-", held_out=True) -> None:
-    """One quantity of one run: faint raw values, a smoothed line, held-out values with their intervals."""
-    x, y = run.series(key)
-    ax.plot(x, y, color=color, lw=0.9, alpha=0.25)
-    if len(x):
-        fit = smooth(x, y).clip(y.min(), y.max())
-        ax.plot(x, fit, color=color, lw=2.2, ls=style, marker="." if len(x) == 1 else None)
-    for kind, marker, size, face, edge in HELD_OUT if held_out else ():
-        for row in run.rows:
-            if isinstance(bounds := row.get(f"{kind}{key}_ci"), list):
-                at = [row["step"]] * len(bounds)
-                ax.plot(at, [number(v) for v in bounds], color=color, lw=1.3, alpha=0.6, zorder=3)
-        x, y = run.series(kind + key)
-        if len(x):  # an empty line that is not clipped has a box at the figure's corner and breaks the layout
-            ax.plot(x, y, marker, ms=size, mfc=face or color, mec=edge or color, zorder=4, clip_on=False)
-
-
-# ---------------------------------------------------------------- panels
-
-
-def lines(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
+def lines(ax, runs: list[History], labels: dict[str, str], overlay: int) -> list:
     """One run: a colour per quantity. Several: the run's colour, and a line style per quantity."""
     alone, handles = len(runs) == 1, []
     for k, (key, label) in enumerate(labels.items()):
@@ -334,23 +53,23 @@ def lines(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
     return handles
 
 
-def lines_from_base(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
+def lines_from_base(ax, runs: list[History], labels: dict[str, str], overlay: int) -> list:
     """lines, and dotted where each base model began; dash-dotted the longest pre-trained search, if near."""
     handles, alone = lines(ax, runs, labels, overlay), len(runs) == 1
     for r, run in enumerate(runs):
         if run.base and math.isfinite(run.base[2]):
-            ax.axhline(run.base[2], color=GREY if alone else color(r), lw=1.6, ls=STYLES[2])
+            ax.axhline(run.base[2], color=GREY if alone else color(r), lw=1.6, ls=DOTTED)
             label = f"base: {run.base[2]:.1f}" if alone else "base"
-            handles[len(labels) :] = [Line2D([], [], color=GREY, lw=1.6, ls=STYLES[2], label=label)]
+            handles[len(labels) :] = [Line2D([], [], color=GREY, lw=1.6, ls=DOTTED, label=label)]
     longest = np.fmax.reduce([longest_in_pretraining(run) for run in runs])
     if longest < 2.5 * ax.dataLim.y1:
-        ax.axhline(longest, color=GREY, lw=1.6, ls=STYLES[3])
+        ax.axhline(longest, color=GREY, lw=1.6, ls=DASH_DOTTED)
         place = {"transform": ax.get_yaxis_transform(), "va": "bottom", "color": GREY}
         ax.text(0.02, longest, f"longest search in pre-training: {longest:.0f}", **place)
     return handles
 
 
-def stack(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
+def stack(ax, runs: list[History], labels: dict[str, str], overlay: int) -> list:
     """Parts of `growth`, stacked, negative ones down from 0: over the steps, or a bar per run."""
     if len(runs) > 1:
         return bars(ax, runs, labels)
@@ -365,7 +84,7 @@ def stack(ax, runs: list[Run], labels: dict[str, str], overlay: int) -> list:
     return [*(Patch(color=shade, label=label) for label, shade in zip(labels.values(), PARTS)), total]
 
 
-def bars(ax, runs: list[Run], labels: dict[str, str]) -> list:
+def bars(ax, runs: list[History], labels: dict[str, str]) -> list:
     """A bar per run, by its last evaluation or else its last step; returns the legend's handles."""
     for r, run in enumerate(runs):
         ends = [first_last(run, key) or [*smooth(*run.series(key))] or [0.0] for key in labels]
@@ -381,9 +100,15 @@ def bars(ax, runs: list[Run], labels: dict[str, str]) -> list:
     ]
 
 
+# ---------------------------------------------------------------- panels
+
+
 @dataclass
 class Panel:
-    """Quantities on one axis, {key of metrics.jsonl: label}; of several runs the first `overlay` of them."""
+    """Quantities on one axis, {key of metrics.jsonl: label}; of several runs the first `overlay` of them.
+
+    own: only some tasks have it, so it is left out until it is known.
+    """
 
     title: str
     unit: str
@@ -392,34 +117,33 @@ class Panel:
     top: float | None = None
     overlay: int = 1
     how: Callable = lines
-    own: bool = False  # to some tasks: left out until it is known
+    own: bool = False
 
     def known(self, keys: set[str]) -> bool:
         """Whether one of its quantities is among the keys of a run's rows."""
         return any(prefix + key in keys for key in self.labels for prefix in PREFIXES)
 
-    def draw(self, ax, runs: list[Run]) -> None:
+    def draw(self, ax, runs: list[History]) -> None:
         """Draw it with the legend between title and axis, where it covers nothing."""
+        everywhere = [(run, prefix) for run in runs for prefix in PREFIXES]
         keys = [
-            key for key in self.labels if any(len(run.series(p + key)[0]) for run in runs for p in PREFIXES)
+            key for key in self.labels if any(len(run.series(prefix + key)[0]) for run, prefix in everywhere)
         ]
         if len(runs) > 1 and len(keys) > self.overlay:
             moving = [key for key in keys if any(run.series(key)[1].any() for run in runs)]
-            keys = (moving or keys)[: self.overlay]  # a quantity that is 0 throughout gives way to the next
+            # a quantity that is 0 throughout gives way to the next
+            keys = (moving or keys)[: self.overlay]
         labels = {key: self.labels[key] for key in keys}
         handles = self.how(ax, runs, labels, self.overlay) if labels else []
         alone = len(labels) == 1 < len(self.labels)
         ax.set(title=[*labels.values()][0].capitalize() if alone else self.title, ylabel=self.unit)
         if len(handles) > 1:
-            ax.legend(
-                handles=handles, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, borderpad=0,
-                fontsize=10.5, ncols=5, handlelength=1, handletextpad=0.3, columnspacing=0.7,
-            ).set_in_layout(False)  # fmt: skip
+            close = {"fontsize": 10.5, "handlelength": 1, "handletextpad": 0.3, "columnspacing": 0.7}
+            ax.legend(handles=handles, ncols=5, **ABOVE_AXIS, **close).set_in_layout(False)
         if self.share:
-            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}%")
+            in_percent(ax)
         if not labels:
-            ax.text(0.5, 0.5, "no data yet", transform=ax.transAxes, ha="center", color=GREY)
-            ax.set_yticks([])
+            say_no_data(ax)
         elif ax.dataLim.y0 >= 0:
             ax.set_ylim(0, self.top)
 
@@ -461,10 +185,10 @@ METRICS = [
         "arithmetic_accuracy": "equations", "verdict_accuracy": "verdicts", "partials_add_up": "sums"}),
     Panel("Answers", "share of responses", {"answered": "answered", "no_answer_share": "none",
                                             "code_share": "code"}, share=True, top=1, overlay=3),
-    Panel("Time of a step", "seconds", {"time/step": "all", "time/sample": "sample",
+    Panel("Time per step", "seconds", {"time/step": "all", "time/sample": "sample",
                                         "time/update": "update", "time/score": "score"}),
     Panel("Tokens so far", "tokens", {"sampled_tokens": "sampled"}),
-    Panel("Tokens of an update", "tokens", {"updated_tokens": "updated"}),
+    Panel("Tokens per update", "tokens", {"updated_tokens": "updated"}),
     Panel("Longest response", "tokens", {"tokens_max": "longest"}),
     Panel("Steps of arithmetic", "per response", {"steps": "steps"}),
     Panel("Updates skipped", "updates", {"skipped": "skipped"}),
@@ -494,7 +218,7 @@ def other_panels(keys: set[str]) -> list[Panel]:
 # ---------------------------------------------------------------- the figures
 
 
-def curves(runs: list[Run]) -> Figure:
+def curves(runs: list[History]) -> Figure:
     """Everything at a glance. A panel whose quantities the runs' task does not have is left out."""
     keys = {key for run in runs for row in run.rows for key in row}
     panels = [panel for panel in CURVES if panel.known(keys) or "reward" not in keys and not panel.own]
@@ -510,7 +234,7 @@ def curves(runs: list[Run]) -> Figure:
     return fig
 
 
-def growth(runs: list[Run]) -> Figure | None:
+def growth(runs: list[History]) -> Figure | None:
     """Where the growth comes from; None where the task does not say which responses search."""
     keys = {key for run in runs for row in run.rows for key in row}
     if keys and not keys & {prefix + "search_share" for prefix in PREFIXES}:
@@ -527,7 +251,7 @@ def growth(runs: list[Run]) -> Figure | None:
     return fig
 
 
-def metrics(runs: list[Run]) -> Figure | None:
+def metrics(runs: list[History]) -> Figure | None:
     """Every other number that was logged; None before there is one."""
     keys = {key for run in runs for row in run.rows for key in row if math.isfinite(number(row[key]))}
     if not (panels := other_panels(keys)):
@@ -537,21 +261,6 @@ def metrics(runs: list[Run]) -> Figure | None:
     for ax, panel in zip(axes, panels):
         panel.draw(ax, runs)
     return fig
-
-
-# ---------------------------------------------------------------- command line
-
-
-def save(fig: Figure, folder: Path, name: str) -> None:
-    """Write name.png and name.pdf, each at once: nobody ever sees half a picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".pdf"):
-        aside = folder / f".{name}.{os.getpid()}{suffix}"
-        try:
-            fig.savefig(aside, dpi=120)
-            os.replace(aside, folder / (name + suffix))
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def draw(paths: list, out: Path | None = None) -> str:
@@ -566,28 +275,3 @@ def draw(paths: list, out: Path | None = None) -> str:
     for name, fig in names.items():
         save(fig, folder, name)
     return ", ".join(str(folder / f"{name}.png") for name in names) + " and .pdf"
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, help="image file or folder (default: plots/ of the first run)")
-    parser.add_argument("--live", type=float, metavar="SECONDS", help="draw again so often, until Ctrl-C")
-    args = parser.parse_args(argv)
-    try:
-        print(draw(args.runs, args.out))
-        while args.live:
-            time.sleep(max(args.live, 1))
-            print(time.strftime("%H:%M:%S"), draw(args.runs, args.out), flush=True)
-    except (NotARun, OSError) as error:
-        print(f"Nothing drawn: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

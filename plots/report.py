@@ -1,40 +1,28 @@
 """A run as one page, RUN/report.html: what was learned, curves, aha panels, every sample that was kept.
 
-    python plots/report.py runs/mini        # also while it trains: logs are read as far as they go
-    python plots/report.py runs/mini --base runs/eval-base --trained runs/eval-trained  # pass@k: see aha.py
+    python tinyr1.py plot report runs/mini        # also while it trains: logs are read as far as they go
+    python tinyr1.py plot report runs/mini --base runs/eval-base --trained runs/eval-trained
 
 The page is one file. It loads nothing, and its policy forbids it to. A response is hostile input: it travels
 as JSON without a `<`, and enters the page as text, never as markup.
 """
 
-import argparse
 import hashlib
 import html
 import json
 import math
 import os
 import re
-import sys
 from base64 import b64encode
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from plots import aha
-from plots.curves import (
-    CURVES,
-    GROWTH,
-    METRICS,
-    PREFIXES,
-    NotARun,
-    Panel,
-    Run,
-    control,
-    load_run,
-    number,
-    smooth,
-    so_far,
-)
+from plots.behaviours import evaluations, run_samples
+from plots.charts import Chart, Series
+from plots.curves import CURVES, GROWTH, METRICS, Panel
+from plots.runs import History, control, load_run, number, so_far
+from plots.statistics import NO_INTERVAL, smooth
 from plots.summary import COUNTS, ROWS, options, origin
 from tasks._text import attempts
 
@@ -53,7 +41,8 @@ def spans(sample: dict) -> list[int]:
     if reading:
         left = [False, *attempts.abandoned(reading, sample["example"]["target"])]
         for attempt, after_another, again in zip(reading.attempts, left, attempts.repeats(reading)):
-            found.append((attempt.start, attempt.end, AGAIN if again else TURN if after_another else ATTEMPT))
+            kind = TURN if after_another else ATTEMPT
+            found.append((attempt.start, attempt.end, AGAIN if again else kind))
             for check in attempt.checks:
                 found.append((check.start, check.end, REACHED if check.yes else NOT_THERE))
                 if not check.right:
@@ -67,11 +56,13 @@ def spans(sample: dict) -> list[int]:
     end = text.rfind("</answer>")
     if (start := text.rfind("<answer>", 0, max(end, 0))) >= 0:
         found.append((start + len("<answer>"), end, ANSWER))
-    wide = (
-        [] if text.isascii() else [i for i, letter in enumerate(text) if letter > "\uffff"]
-    )  # two units each
-    place = lambda at: at + sum(i < at for i in wide)
-    return [n for start, end, kind in dict.fromkeys(found) for n in (place(start), place(end), kind)]
+    # letters of two units each
+    wide = [] if text.isascii() else [i for i, letter in enumerate(text) if letter > "\uffff"]
+
+    def place(at: int) -> int:
+        return at + sum(i < at for i in wide)
+
+    return [part for start, end, kind in dict.fromkeys(found) for part in (place(start), place(end), kind)]
 
 
 def shows_aha(sample: dict) -> bool:
@@ -81,58 +72,68 @@ def shows_aha(sample: dict) -> bool:
 
 
 def browser(samples: list[dict]) -> tuple[list[str], list[list], dict[str, int]]:
-    """(prompts, held-out ones first; a row a sample, in the order of the page's names; key -> its place)."""
-    order = sorted(samples, key=lambda s: s.get("split") != "test")
-    places = {key: i for i, key in enumerate(dict.fromkeys(s["key"] for s in order))}
-    prompts = {s["key"]: str(s.get("prompt") or s["key"]) for s in order}
-    rows = []
-    for s in order:
-        if math.isfinite(step := number(s.get("step"))):
-            tokens = number(s.get("tokens"))
-            rows.append([
-                places[s["key"]], int(step) if step == int(step) else step, int(bool(s.get("correct"))),
-                tokens if math.isfinite(tokens) else None, int(bool(s.get("finished", True))),
-                int(bool(s.get("verifier_error"))), int(shows_aha(s)), int(s.get("split") == "test"),
-                s["completion"], spans(s),
-            ])  # fmt: skip
-    return list(prompts.values()), rows, places
+    """(prompts, held-out ones first; a row per sample; key -> its place)."""
+    order = sorted(samples, key=lambda sample: sample.get("split") != "test")
+    places = {key: i for i, key in enumerate(dict.fromkeys(sample["key"] for sample in order))}
+    prompts = {sample["key"]: str(sample.get("prompt") or sample["key"]) for sample in order}
+    known = [sample for sample in order if math.isfinite(number(sample.get("step")))]
+    return list(prompts.values()), [browser_row(sample, places) for sample in known], places
+
+
+def browser_row(sample: dict, places: dict[str, int]) -> list:
+    """A sample in the order of the page's names."""
+    step, tokens = number(sample["step"]), number(sample.get("tokens"))
+    return [
+        places[sample["key"]],
+        int(step) if step == int(step) else step,
+        int(bool(sample.get("correct"))),
+        tokens if math.isfinite(tokens) else None,
+        int(bool(sample.get("finished", True))),
+        int(bool(sample.get("verifier_error"))),
+        int(shows_aha(sample)),
+        int(sample.get("split") == "test"),
+        sample["completion"],
+        spans(sample),
+    ]
 
 
 # ---------------------------------------------------------------- charts
 
 
-def panel_chart(panel: Panel, run: Run) -> aha.Chart:
+def panel_chart(panel: Panel, run: History) -> Chart:
     """A panel of plots/curves.py for the page."""
-    chart = aha.Chart(panel.title, panel.unit, share=panel.share)
+    chart = Chart(panel.title, panel.unit, share=panel.share)
     for color, (key, label) in enumerate(panel.labels.items()):
         x, y = run.series(key)
         if len(x):
             fit = smooth(x, y).clip(y.min(), y.max())
             for kind, values in (("faint", y), ("smooth", fit)):
-                points = [[*p, *aha.NO] for p in zip(x.tolist(), values.tolist())]
-                chart.series.append(aha.Series(label, color, points, kind))
-        held = []
-        for row in run.rows:
-            for prefix in ("probe/", "eval/") if color < panel.overlay else ():
-                if math.isfinite(value := number(row.get(prefix + key))):
-                    interval = row.get(f"{prefix}{key}_ci")
-                    known = (
-                        isinstance(interval, list)
-                        and len(interval) == 2
-                        and all(map(math.isfinite, map(number, interval)))
-                    )
-                    held.append([row["step"], value, *(interval if known else (None, None))])
-        if held:
-            chart.series.append(aha.Series(label, color, held, "points"))
+                points = [[*point, *NO_INTERVAL] for point in zip(x.tolist(), values.tolist())]
+                chart.series.append(Series(label, color, points, kind))
+        if color < panel.overlay and (held := held_out_points(run, key)):
+            chart.series.append(Series(label, color, held, "points"))
     return chart
 
 
-def training_charts(run: Run) -> list[aha.Chart]:
+def held_out_points(run: History, key: str) -> list[list]:
+    """[step, value, low, high] of every probe and evaluation."""
+    points = []
+    for row in run.rows:
+        for prefix in ("probe/", "eval/"):
+            if math.isfinite(value := number(row.get(prefix + key))):
+                interval = row.get(f"{prefix}{key}_ci")
+                known = isinstance(interval, list) and len(interval) == 2
+                known = known and all(math.isfinite(number(bound)) for bound in interval)
+                points.append([row["step"], value, *(interval if known else NO_INTERVAL)])
+    return points
+
+
+def training_charts(run: History) -> list[Chart]:
     keys = {key for row in run.rows for key in row}
     return [panel_chart(panel, run) for panel in [*CURVES, *GROWTH] if panel.known(keys)]
 
 
-def metric_charts(run: Run) -> list[aha.Chart]:
+def metric_charts(run: History) -> list[Chart]:
     """A chart for each number that was logged, whatever the algorithm and the task."""
     keys = {re.sub("^(eval|probe)/", "", key): None for row in run.rows for key in row if key != "step"}
     known = {key: panel for panel in [*CURVES, *GROWTH, *METRICS] for key in panel.labels}
@@ -146,13 +147,14 @@ def metric_charts(run: Run) -> list[aha.Chart]:
 # ---------------------------------------------------------------- the page
 
 
-def table(run: Run) -> tuple[list[str], list[list[str]]]:
+def table(run: History) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the figures of the first and the last evaluation."""
     evals = [row for row in run.rows if math.isfinite(number(row.get("eval/accuracy")))]
     if not evals:
         return [], []
     head = ["held-out problems", "base"] + [f"trained, step {evals[-1]['step']:g}"] * (len(evals) > 1)
-    labels = ROWS | {k[5:]: k[5:] for row in evals for k in row if re.match(r"eval/(pass|cons)@", k)}
+    votes = [key[5:] for row in evals for key in row if re.match(r"eval/(pass|cons)@", key)]
+    labels = ROWS | {key: key for key in votes}
 
     def cell(row, key):
         value, interval = number(row.get("eval/" + key)), row.get(f"eval/{key}_ci")
@@ -164,54 +166,65 @@ def table(run: Run) -> tuple[list[str], list[list[str]]]:
         return f"{value:.1%}" + (" [{:.1%}, {:.1%}]".format(*interval) if known else "")
 
     sides = [evals[0]] + [evals[-1]] * (len(evals) > 1)
-    return head, [
-        [label, *(cell(s, k) for s in sides)] for k, label in labels.items() if "eval/" + k in evals[0]
-    ]
+    rows = []
+    for key, label in labels.items():
+        if "eval/" + key in evals[0]:
+            rows.append([label, *(cell(side, key) for side in sides)])
+    return head, rows
 
 
-def summary(run: Run) -> str:
+def summary(run: History) -> str:
     """One sentence: accuracy and length, from the base to now."""
-    held = [
-        (row["step"], *(number(row.get(kind + key)) for key in ("accuracy", "tokens")))
-        for row in run.rows for kind in PREFIXES[1:] if math.isfinite(number(row.get(kind + "accuracy")))
-    ]  # fmt: skip
+    held = []
+    for row in run.rows:
+        for prefix in ("eval/", "probe/"):
+            accuracy, tokens = (number(row.get(prefix + key)) for key in ("accuracy", "tokens"))
+            if math.isfinite(accuracy):
+                held.append((row["step"], accuracy, tokens))
     if not held:
         return "Nothing has been evaluated yet."
-    (_, a0, t0), (step, a, t) = held[0], held[-1]
+    (_, accuracy, tokens), (step, accuracy_now, tokens_now) = held[0], held[-1]
     if len(held) == 1:
-        return f"The base model solves {a0:.0%} of the held-out problems in {t0:.0f} tokens a response."
+        solved = f"The base model solves {accuracy:.0%} of the held-out problems"
+        return f"{solved} in {tokens:.0f} tokens per response."
     return (
-        f"In {step:g} steps, held-out accuracy went from {a0:.0%} to {a:.0%} and the mean response from "
-        f"{t0:.0f} to {t:.0f} tokens."
+        f"In {step:g} steps, held-out accuracy went from {accuracy:.0%} to {accuracy_now:.0%} and the mean "
+        f"response from {tokens:.0f} to {tokens_now:.0f} tokens."
     )
 
 
-def data(run: Run, sides: list | None = None) -> dict:
+def facts_of(run: History) -> list[str]:
+    """What the run is: its main options, those that differ from its preset, and its origin."""
+    keys = ("model", "task", "task_args", "algo", "lr", "prompts", "group", "seed")
+    facts = {key: run.config.get(key) for key in keys}
+    for key in ("model", "task"):
+        # where it lay on one machine is nobody else's concern
+        if Path(str(facts[key])).is_absolute():
+            facts[key] = Path(facts[key]).name
+    told = []
+    for key, value in facts.items():
+        if value not in (None, "", []):
+            told.append(f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    told += [f"preset {run.preset}"] if run.preset else []
+    return told + options(run.differences, hidden=facts) + origin(run.environment)
+
+
+def data(run: History, sides: list | None = None) -> dict:
     """Everything that the page shows; sides: aha.sides_of's, for pass@k."""
-    samples, config = aha.run_samples(run.path), run.config
-    evals, (prompts, rows, places) = aha.evaluations(samples), browser(samples)
+    samples = run_samples(run.path)
+    evals, (prompts, rows, places) = evaluations(samples), browser(samples)
     moment = aha.first_aha(aha.aha_steps(evals))
     best = aha.best_sample(evals, moment.step) if moment else None
-    facts = {
-        key: config.get(key)
-        for key in ("model", "task", "task_args", "algo", "lr", "prompts", "group", "seed")
-    }
-    for key in ("model", "task"):
-        if Path(str(facts[key])).is_absolute():  # where it lay on one machine is nobody else's concern
-            facts[key] = Path(facts[key]).name
     done = max((row["step"] for row in run.rows), default=0)
     head, figures = table(run)
-    told = [
-        f"{key} {' '.join(map(str, v)) if isinstance(v, list) else v}"
-        for key, v in facts.items()
-        if v not in (None, "", [])
-    ]
-    told += [f"preset {run.preset}"] if run.preset else []
-    told += options(run.differences, hidden=facts) + origin(run.environment)
     return {
         "title": " · ".join(filter(None, ["tinyr1", run.name, control(run)])),
-        "facts": " · ".join([*told, so_far(config, done)]),
-        "summary": summary(run), "live": not run.summary, "caption": CAPTION, "head": head, "table": figures,
+        "facts": " · ".join([*facts_of(run), so_far(run.config, done)]),
+        "summary": summary(run),
+        "live": not run.summary,
+        "caption": CAPTION,
+        "head": head,
+        "table": figures,
         "curves": [asdict(chart) for chart in training_charts(run)],
         "aha": {
             "sentence": aha.sentence(evals),
@@ -219,30 +232,30 @@ def data(run: Run, sides: list | None = None) -> dict:
             "step": best and best["step"],
         },
         "panels": [asdict(chart) for chart in aha.charts(run, samples, sides)],
-        "metrics": [asdict(chart) for chart in metric_charts(run)], "problems": prompts, "samples": rows,
-    }  # fmt: skip
+        "metrics": [asdict(chart) for chart in metric_charts(run)],
+        "problems": prompts,
+        "samples": rows,
+    }
 
 
 def page(content: dict) -> str:
     """The HTML. Scripts and styles run by their hashes alone, so that nothing else in the page could."""
     text = TEMPLATE.read_text(encoding="utf-8")
-    digest = lambda body: "'sha256-" + b64encode(hashlib.sha256(body.encode()).digest()).decode() + "'"
-    script, style = (
-        re.search(r"<script>(.*?)</script>", text, re.S)[1],
-        re.search(r"<style>(.*?)</style>", text, re.S)[1],
-    )
+    script = hash_source(re.search(r"<script>(.*?)</script>", text, re.S)[1])
+    style = hash_source(re.search(r"<style>(.*?)</style>", text, re.S)[1])
     policy = (
-        f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {script}; style-src {style}; base-uri 'none'; form-action 'none'"
     )
     safe = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    for name, value in (
-        ("CSP", policy),
-        ("TITLE", html.escape(content["title"])),
-        ("DATA", safe),
-    ):  # data last
+    # the data come last: what they hold is not replaced
+    for name, value in {"CSP": policy, "TITLE": html.escape(content["title"]), "DATA": safe}.items():
         text = text.replace("{{" + name + "}}", value, 1)
     return text
+
+
+def hash_source(body: str) -> str:
+    """What a content security policy calls this script or style."""
+    return "'sha256-" + b64encode(hashlib.sha256(body.encode()).digest()).decode() + "'"
 
 
 def write(
@@ -259,23 +272,3 @@ def write(
     finally:
         aside.unlink(missing_ok=True)
     return out
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--out", type=Path, help="file to write (default: report.html in the run folder)")
-    aha.add_sides(parser)
-    args = parser.parse_args(argv)
-    try:
-        print(write(args.run, args.out, args.base, args.trained))
-    except (NotARun, OSError) as error:
-        print(f"No report: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,23 +1,19 @@
 """The closing summary of a run, read from its folder alone: base against trained, and one problem answered
 by both.
-
-python plots/summary.py RUN
 """
 
 import itertools
 import json
 import shutil
-import sys
 import textwrap
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script, too
 from tasks import read_jsonl
 
 ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
     "accuracy": "accuracy on held-out problems", "greedy": "accuracy without chance",
-    "tokens": "tokens a response", "tokens_correct": "tokens of right responses",
-    "tokens_wrong": "tokens of wrong responses", "attempts": "attempts a response",
+    "tokens": "tokens per response", "tokens_correct": "tokens of right responses",
+    "tokens_wrong": "tokens of wrong responses", "attempts": "attempts per response",
     "search_share": "responses that search", "attempts_within_search": "attempts within those",
     "give_up_share": "searches given up", "verdict_accuracy": "verdicts that are right",
     "decomposes": "responses that decompose", "decomposes_fully": "down to single digits",
@@ -25,8 +21,8 @@ ROWS = {  # summary key -> what the closing table calls it; other keys stay in s
     "cut_share": "responses cut at the cap", "verifier_error": "verdicts that failed",
 }  # fmt: skip
 
-COUNTS = ("tokens", "attempts", "steps")  # what begins so is a number a response; the others are shares
-
+# keys that begin like this are numbers per response; the others are shares
+COUNTS = ("tokens", "attempts", "steps")
 
 DIGESTS = {  # key of a run's environment -> what has that digest
     "changes_digest": "uncommitted changes", "task_digest": "task files", "model_digest": "model files",
@@ -38,7 +34,8 @@ def options(differences: dict, hidden=()) -> list[str]:
     told = []
     for name, value in differences.items():
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if name in ("model", "task"):  # where it lay on one machine is nobody else's concern
+        # where it lay on one machine is nobody else's concern
+        if name in ("model", "task"):
             text = Path(text).name
         if name not in hidden:
             told.append(f"{name} {text or 'none'}")
@@ -52,21 +49,23 @@ def origin(environment: dict) -> list[str]:
 
 
 def table(base: dict, after: dict | None = None) -> str:
-    """Base against trained, a row a figure; shares in per cent."""
+    """Base against trained, one row per figure; shares in per cent."""
 
     def cell(side, key):
         if side.get(key) is None:
             return "-"
-        if not key.startswith(COUNTS):
-            lo_hi = side.get("accuracy_ci") if key == "accuracy" else None
-            return f"{side[key]:.1%}" + (f"  [{lo_hi[0]:.1%}, {lo_hi[1]:.1%}]" if lo_hi else "")
-        return f"{side[key]:.1f}"
+        if key.startswith(COUNTS):
+            return f"{side[key]:.1f}"
+        interval = side.get("accuracy_ci") if key == "accuracy" else None
+        return f"{side[key]:.1%}" + ("  [{:.1%}, {:.1%}]".format(*interval) if interval else "")
 
-    names = ROWS | {k: k for k in base if k.startswith(("pass@", "cons@"))}
+    names = ROWS | {key: key for key in base if key.startswith(("pass@", "cons@"))}
     if not any((side or {}).get("verifier_error") for side in (base, after)):
         names.pop("verifier_error")
     lines = [f"{'':32}{'base' if after else 'model':24}{'trained' if after else ''}"]
-    lines += [f"{names[k]:32}{cell(base, k):24}{cell(after, k) if after else ''}" for k in names if k in base]
+    for key, name in names.items():
+        if key in base:
+            lines.append(f"{name:32}{cell(base, key):24}{cell(after, key) if after else ''}")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -84,9 +83,9 @@ def side_by_side(before: list[dict], after: list[dict]) -> None:
 
     def column(title, record):
         verdict = "right" if record["correct"] else "wrong"
-        lines = [
-            line for text in record["completion"].splitlines() for line in textwrap.wrap(text, width) or [""]
-        ]
+        lines = []
+        for text in record["completion"].splitlines():
+            lines += textwrap.wrap(text, width) or [""]
         lines = lines if len(lines) <= 40 else [*lines[:20], "[...]", *lines[-19:]]
         return [f"{title}: {verdict}, {record['tokens']} tokens", "-" * width, *lines]
 
@@ -100,18 +99,11 @@ def show(run: Path) -> None:
     """Print the summary of a finished run."""
     summary = json.loads((run / "summary.json").read_text())
     samples = read_jsonl(run / "samples.jsonl")
-    held = [s for s in samples if s["split"] == "test"]
+    held = [sample for sample in samples if sample["split"] == "test"]
     config = json.loads((run / "config.json").read_text())
     preset = [f"preset {config['preset']}"] if config.get("preset") else []
     told = [*preset, *options(config.get("differences", {})), *origin(config.get("environment", {}))]
     print("\n" + ", ".join(told))
     print("\n" + table(summary["base"], summary["trained"]))
-    side_by_side([s for s in held if s["step"] == 0], [s for s in held if s["step"] == summary["steps"]])
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    if not (Path(sys.argv[1]) / "summary.json").is_file():
-        sys.exit(f"{sys.argv[1]} has no summary.json: it is no run folder, or the run has not finished.")
-    show(Path(sys.argv[1]))
+    before, after = ([s for s in held if s["step"] == step] for step in (0, summary["steps"]))
+    side_by_side(before, after)

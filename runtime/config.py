@@ -19,7 +19,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import HfArgumentParser
 
 import tasks
-from plots.old_names import OLD_NAMES, current_names
+from plots.runs import OLD_NAMES, current_names
 from runtime.models import pick_device, pick_precision
 from runtime.presets import ABOUT, MADE_HERE
 from runtime.runfolder import UserError

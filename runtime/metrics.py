@@ -1,11 +1,10 @@
 """What is reported: means and records of samples, the statistics of an evaluation, the end of a run."""
 
-import math
 import numbers
 
 import numpy as np
 
-from plots.intervals import wilson
+from plots.statistics import pass_at_k, wilson
 from tasks import find_answer
 
 NO_CURVE = {
@@ -73,11 +72,6 @@ def evaluation(records: list[dict], k: int, equivalent=None) -> dict:
         ]
         m[f"cons@{k}"] = float(np.mean(votes))
     return m
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased chance that one of k samples is right, from c right ones of n (Codex, 2107.03374, eq. 1)."""
-    return 1.0 if n - c < k else 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def majority(answers: list, correct: list[bool], equivalent=None) -> float:

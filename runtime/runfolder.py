@@ -288,7 +288,7 @@ class Run:
         if not cfg.overwrite and (self.path / "summary.json").exists():
             raise UserError(
                 f"{self.path} holds a finished run. Give --name ANOTHER for a new one, or --overwrite to "
-                f"delete it. To see it again: python plots/summary.py {self.path}"
+                f"delete it. To see it again: python tinyr1.py plot summary {self.path}"
             )
         self.fresh = cfg.overwrite or not (self.path / "config.json").exists()
         if cfg.overwrite and not self.new:
@@ -456,16 +456,23 @@ class Pictures:
             return
         if self.process and self.process.returncode:
             self.mention(self.process.stderr.read().decode(errors="replace"))
-        command = [sys.executable, HERE / "plots" / "report.py", self.folder]
         try:  # in a session of its own: Ctrl-C is for the training
             self.process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+                self.command("report"),
+                cwd=HERE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
             os.setpriority(os.PRIO_PROCESS, self.process.pid, LOW_PRIORITY)
         except ProcessLookupError:  # it has ended already
             pass
         except OSError as error:
             self.mention(str(error))
+
+    def command(self, what: str) -> list:
+        """What plots/__main__.py takes, in this repository's folder."""
+        return [sys.executable, "-m", "plots", what, self.folder.resolve(), Path.cwd()]
 
     def mention(self, error: str) -> None:
         if not self.mentioned:
@@ -479,9 +486,7 @@ class Pictures:
             self.process.send_signal(signal.SIGINT)  # it takes its half-written file away
             self.process.wait()
         try:
-            done = subprocess.run(
-                [sys.executable, HERE / "plots", self.folder], capture_output=True, text=True
-            )
+            done = subprocess.run(self.command("all"), cwd=HERE, capture_output=True, text=True)
         except OSError as error:
             return f"Nothing drawn: {error}"
         return (done.stdout + done.stderr).strip()

@@ -5,18 +5,21 @@ import math
 
 import numpy as np
 import pytest
-from test_plots import ODD, run_rows
+from test_plots import ODD, quick, run_rows  # noqa: F401  (quick is a fixture)
 from test_report import folder, sample, some_samples
 
-from plots import aha, compare
-from plots import curves as plots
+from commands import plot
+from plots import aha, behaviours, compare
+from plots.runs import NotARun, load_run, load_runs
+from plots.statistics import bootstrap, bootstrap_ratio, clustered, pass_at_k, student, wilson
+from runtime.runfolder import UserError
 
 EXAMPLE = {"nums": [3, 5, 8], "target": 16}
 
 
 def does(text, example=EXAMPLE):
-    reading = aha.attempts.read(text, example) if aha.countdown_like(example) else None
-    return aha.measure(text, example, reading, aha.find_words(text))
+    reading = behaviours.attempts.read(text, example) if behaviours.countdown_like(example) else None
+    return behaviours.measure(text, example, reading, behaviours.find_words(text))
 
 
 # ---------------------------------------------------------------- behaviours
@@ -90,58 +93,62 @@ def test_code_and_mixed_languages(text, code, mixed):
 
 
 def test_wilson_by_hand():
-    assert aha.wilson(0, 10) == pytest.approx((0, 0, 0.2775), abs=1e-4)
-    assert aha.wilson(5, 10) == (0.5, pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-    assert aha.wilson(10, 10)[2] == pytest.approx(1)
+    assert wilson(0, 10) == pytest.approx((0, 0, 0.2775), abs=1e-4)
+    assert wilson(5, 10) == (0.5, pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
+    assert wilson(10, 10)[2] == pytest.approx(1)
 
 
 def test_bootstrap_covers_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
-    intervals = [aha.bootstrap(rng.normal(size=60))[1:] for _ in range(200)]
+    intervals = [bootstrap(rng.normal(size=60))[1:] for _ in range(200)]
     assert 0.89 < np.mean([low < 0 < high for low, high in intervals]) <= 0.99
-    assert aha.bootstrap([2.0]) == (2, None, None)
+    assert bootstrap([2.0]) == (2, None, None)
 
 
 def test_an_interval_at_the_ends_has_a_width_or_is_not_drawn():
     for n in (1, 7, 10, 128):
-        assert aha.wilson(0, n)[:2] == (0, 0) and aha.wilson(n, n)[::2] == (1, 1)
-        assert aha.bootstrap([0.0] * n, share=True) == aha.wilson(0, n)
-        assert aha.bootstrap([1.0] * n, share=True) == aha.wilson(n, n)
-        assert aha.bootstrap([3.0] * n) == (3, None, None)
-        assert aha.bootstrap_ratio(np.array([[4.0, 4.0]] * n + [[0.0, 0.0]])) == aha.wilson(n, n)
+        assert wilson(0, n)[:2] == (0, 0) and wilson(n, n)[::2] == (1, 1)
+        assert bootstrap([0.0] * n, share=True) == wilson(0, n)
+        assert bootstrap([1.0] * n, share=True) == wilson(n, n)
+        assert bootstrap([3.0] * n) == (3, None, None)
+        assert bootstrap_ratio(np.array([[4.0, 4.0]] * n + [[0.0, 0.0]])) == wilson(n, n)
     wrong = {f"p{i}": [{"correct": False}] * 2 for i in range(10)}
     (base, _) = aha.coverage({}, None, [("base", wrong), ("trained", wrong)]).series
-    assert base.points == [[k, *aha.wilson(0, 10)] for k in (1, 2)]
+    assert base.points == [[k, *wilson(0, 10)] for k in (1, 2)]
     assert compare.gap((0.0, 0.0, 0.0, 9), True) == "+0.0 points"
     assert compare.gap((0.1, 0.0, 0.2, 9), True) == "+10.0 points [+0.0, +20.0]"
 
 
 def test_student_as_in_the_tables():
     for p, freedom, known in ((0.975, 10, 2.228), (0.999, 7, 4.785), (0.95, 60, 1.671), (0.9995, 20, 3.850)):
-        assert aha.student(p, freedom) == pytest.approx(known, rel=0.01)
+        assert student(p, freedom) == pytest.approx(known, rel=0.01)
 
 
 def test_samples_of_one_problem_widen_the_interval():
-    assert aha.clustered([[True], [False], [True]]) == aha.wilson(2, 3)  # one sample a problem: Wilson's own
-    assert aha.clustered([[True] * 4, [False] * 4] * 10) == pytest.approx(aha.wilson(10, 20))  # copies
-    assert aha.clustered([[True, False]] * 10) == aha.wilson(10, 20)  # never narrower than independent ones
-    assert aha.clustered([[False] * 8] * 5) == pytest.approx(aha.wilson(0, 5))  # nothing tells
+    # one sample per problem: Wilson's own
+    assert clustered([[True], [False], [True]]) == wilson(2, 3)
+    # copies
+    assert clustered([[True] * 4, [False] * 4] * 10) == pytest.approx(wilson(10, 20))
+    # never narrower than independent ones
+    assert clustered([[True, False]] * 10) == wilson(10, 20)
+    # nothing tells how alike they are
+    assert clustered([[False] * 8] * 5) == pytest.approx(wilson(0, 5))
     rng, covered = np.random.default_rng(0), 0
     for _ in range(300):  # problems that differ: chances spread evenly over 0 ... 1
         groups = (rng.random((40, 8)) < rng.random((40, 1))).tolist()
-        _, low, high = aha.clustered(groups)
+        _, low, high = clustered(groups)
         covered += low < 0.5 < high
     assert 0.9 < covered / 300 < 0.99
 
 
 def test_pass_at_k_by_hand():
-    assert [aha.pass_at_k(1, 4, k) for k in (1, 2, 4)] == [0.25, 0.5, 1]
-    assert aha.pass_at_k(0, 64, 64) == 0 and aha.pass_at_k(64, 64, 1) == 1
+    assert [pass_at_k(4, 1, k) for k in (1, 2, 4)] == [0.25, 0.5, 1]
+    assert pass_at_k(64, 0, 64) == 0 and pass_at_k(64, 64, 1) == 1
 
 
 def loaded(tmp_path, samples, **more):
     path = folder(tmp_path / "run", samples=samples, **more)
-    return plots.load_run(path), aha.run_samples(path)
+    return load_run(path), behaviours.run_samples(path)
 
 
 def test_the_aha_step_is_the_first_that_chance_does_not_explain(tmp_path):
@@ -157,18 +164,18 @@ def test_the_aha_step_is_the_first_that_chance_does_not_explain(tmp_path):
     samples = [
         s for step, share in ((0, 0.3), (10, 0.32), (20, 0.9), (30, 1)) for s in responses(step, share)
     ]
-    evals = aha.evaluations(loaded(tmp_path, samples)[1])
+    evals = behaviours.evaluations(loaded(tmp_path, samples)[1])
     found = aha.first_aha(aha.aha_steps(evals))
     assert found.step == 20 and 0 < found.low < found.now - found.base and found.problems == 60
     assert aha.sentence(evals).startswith("Aha step 20: ")
     assert aha.best_sample(evals, 20)["does"]["backtracks"] == 1
     still = [s for step in (0, 10, 20) for s in responses(step, 0.4)]
-    evals = aha.evaluations(loaded(tmp_path / "still", still)[1])
+    evals = behaviours.evaluations(loaded(tmp_path / "still", still)[1])
     assert "no aha moment" in aha.sentence(evals) and not aha.aha_steps(evals)
 
 
 def behaving(values) -> dict:
-    """An evaluation with so many attempts, one sample a problem."""
+    """An evaluation with so many attempts, one sample per problem."""
     return {str(p): [{"does": {"attempts": a, "reflects": 0}}] for p, a in enumerate(values)}
 
 
@@ -212,7 +219,7 @@ def test_pass_at_k_from_evaluations_with_many_samples(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sides = aha.sides_of({"base": tmp_path / "base", "trained": tmp_path / "trained"}, "countdown")
-    base, trained = aha.coverage(aha.evaluations(samples), run, sides).series
+    base, trained = aha.coverage(behaviours.evaluations(samples), run, sides).series
     assert [p[0] for p in base.points] == [1, 2, 4, 8, 16, 32, 64]
     assert base.points[0][1] == pytest.approx(0.25) and trained.points[-1][1] == 1
 
@@ -224,7 +231,7 @@ def test_pass_at_k_takes_one_set_of_the_runs_own_task(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ((_, problems),) = aha.sides_of({"base": tmp_path, "trained": None}, "countdown")
     assert [len(samples) for samples in problems.values()] == [4] * 5
-    with pytest.raises(plots.NotARun, match="holds 0 sets of gsm8k"):
+    with pytest.raises(NotARun, match="holds 0 sets of gsm8k"):
         aha.sides_of({"base": path}, "gsm8k")
 
 
@@ -232,39 +239,27 @@ def test_all_samples_of_an_evaluation_take_the_place_of_the_few(tmp_path):
     path = folder(tmp_path / "run", samples=some_samples())
     rows = [sample(0, p, correct=i < 2) | {"split": "test"} for p in range(30) for i in range(4)]
     (path / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    evals = aha.evaluations(aha.run_samples(path))
+    evals = behaviours.evaluations(behaviours.run_samples(path))
     assert [sum(map(len, problems.values())) for problems in evals.values()] == [120, 30, 30]
 
 
 # ---------------------------------------------------------------- figures and commands
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Figures are laid out, and not drawn."""
-
-    def lay_out(fig, path, dpi):
-        path.touch()
-        if path.suffix == ".png":
-            fig.draw_without_rendering()
-
-    monkeypatch.setattr(plots.Figure, "savefig", lay_out)
-
-
 @pytest.mark.parametrize("name", ODD)
-def test_odd_runs_are_drawn(tmp_path, name, quick, capsys):
+def test_odd_runs_are_drawn(tmp_path, name, quick, capsys):  # noqa: F811
     rows, tail = ODD[name]
     path = folder(tmp_path / "odd", rows, some_samples(2) if name == "one step" else (), tail)
-    assert aha.main([str(path)]) == 0 and (path / "plots/aha.pdf").exists()
+    assert plot.main(["aha", str(path)]) == 0 and (path / "plots/aha.pdf").exists()
     other = folder(tmp_path / "other", samples=some_samples(), seed=1)
-    assert compare.main([str(path), str(other)]) == 0 and (path / "plots/compare.md").exists()
+    assert plot.main(["compare", str(path), str(other)]) == 0 and (path / "plots/compare.md").exists()
     assert "aha" in capsys.readouterr().out
 
 
 def test_the_figures_are_whole(tmp_path):
     path = folder(tmp_path / "run", samples=some_samples())
-    assert aha.main([str(path), "--out", str(tmp_path / "out")]) == 0
-    assert compare.main([str(path), "--out", str(tmp_path / "out")]) == 0
+    assert plot.main(["aha", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert plot.main(["compare", str(path), "--out", str(tmp_path / "out")]) == 0
     sizes = {p.name: p.stat().st_size for p in (tmp_path / "out").iterdir()}
     assert set(sizes) == {"aha.png", "aha.pdf", "compare.png", "compare.pdf", "compare.md"}
     assert all(size > 10_000 for name, size in sizes.items() if not name.endswith(".md"))
@@ -275,18 +270,18 @@ def test_samples_from_elsewhere(tmp_path, capsys):
     path.write_text(
         '{"text": "Wait, let me recheck.", "prompt": "p"}\n{"text": "```\\n1\\n```"}\nnot json\n[]\n'
     )
-    assert aha.main([str(path), "--field", "text"]) == 0
+    assert plot.main(["aha", str(path), "--field", "text"]) == 0
     out = capsys.readouterr().out
     assert "mean of 2 responses to 2 problems" in out and "| oat | 0.500" in out and "| code | 0.500" in out
-    assert aha.main([str(path)]) == 2 and "give its key with --field" in capsys.readouterr().err
-    assert aha.main([str(tmp_path / "nowhere")]) == 2
+    with pytest.raises(UserError, match="give its key with --field"):
+        plot.main(["aha", str(path)])
 
 
 def test_seeds_are_grouped_and_groups_compared(tmp_path):
     good = [folder(tmp_path / f"mini{i}", samples=some_samples(), seed=i) for i in range(3)]
     flat = [s | {"correct": False} for s in some_samples()]
     bad = [folder(tmp_path / f"guess{i}", samples=flat, seed=i, model="runs/guess") for i in range(2)]
-    groups = compare.grouped(plots.load_runs([*good, *bad]))
+    groups = compare.grouped(load_runs([*good, *bad]))
     assert {name: len(runs) for name, runs in groups.items()} == {"model minibase": 3, "model guess": 2}
     text = compare.table(groups)
     assert "| model minibase | 3 | 20.0 ± 0.0 % | 80.0 ± 0.0 % |" in text
@@ -295,8 +290,9 @@ def test_seeds_are_grouped_and_groups_compared(tmp_path):
     assert f"| model guess | {100 * mean:+.1f} points [" in text and "too narrow" not in text
     shown = compare.figure(groups).legends[0].get_texts()
     assert [text.get_text() for text in shown] == ["model minibase: 3 seeds", "model guess: 2 seeds"]
-    newer = folder(tmp_path / "newer", samples=some_samples(), seed=3, knob="new")  # what others do not have
-    groups = compare.grouped(plots.load_runs([*good, newer, bad[0]]))
+    # an option that the others do not have
+    newer = folder(tmp_path / "newer", samples=some_samples(), seed=3, option="new")
+    groups = compare.grouped(load_runs([*good, newer, bad[0]]))
     assert [len(runs) for runs in groups.values()] == [4, 1] and "too narrow" in compare.table(groups)
 
 
@@ -311,26 +307,26 @@ def test_what_differs_in_a_digest_is_never_pooled(tmp_path, key):
     known = {"task_digest": "aa", "model_digest": "bb", "changes_digest": ""}
     runs = [digests(folder(tmp_path / f"mini{i}", seed=i), **known) for i in range(2)]
     runs.append(digests(folder(tmp_path / "edited", seed=2), **known | {key: "cc"}))
-    groups = compare.grouped(plots.load_runs(runs))
+    groups = compare.grouped(load_runs(runs))
     assert [len(members) for members in groups.values()] == [2, 1] and f"{key} cc" in groups
     unknown = digests(folder(tmp_path / "old", seed=3), **known | {key: None})
-    groups = compare.grouped(plots.load_runs([*runs, unknown]))
+    groups = compare.grouped(load_runs([*runs, unknown]))
     assert [len(members) for members in groups.values()] == [3, 1]
 
 
 def test_a_second_run_of_a_seed_is_no_second_seed(tmp_path):
     runs = [folder(tmp_path / name, seed=seed) for name in "ab" for seed in (0,)]
     runs += [folder(tmp_path / f"{name}1", seed=1) for name in "ab"]
-    groups = compare.grouped(plots.load_runs(runs))
+    groups = compare.grouped(load_runs(runs))
     assert [[run.name for run in members] for members in groups.values()] == [["a", "a1"], ["b", "b1"]]
-    assert "± 0.0" not in compare.table(compare.grouped(plots.load_runs(runs[:2])))
+    assert "± 0.0" not in compare.table(compare.grouped(load_runs(runs[:2])))
 
 
 def test_a_comparison_has_the_panels_of_its_task(tmp_path):
     rows = [{"step": 1, "reward": 0.5, "accuracy": 0.5, "tokens": 30, "entropy": 0.1, "decomposes": 0.3}]
     titles = {}
     for name, own in (("countdown", run_rows()), ("multiplication", rows)):
-        groups = compare.grouped([plots.load_run(folder(tmp_path / name, own))])
+        groups = compare.grouped([load_run(folder(tmp_path / name, own))])
         titles[name] = {chart.title for chart in compare.charts(groups)}
         assert [ax.get_visible() for ax in compare.figure(groups).axes].count(True) == len(titles[name])
     assert "Responses that search" in titles["countdown"] - titles["multiplication"]
@@ -346,6 +342,4 @@ def test_differences_are_on_common_problems_alone(tmp_path):
     mean, low, high, n = compare.difference(one, other, "correct")
     assert n == 2 and mean == -0.5 and -1 <= low <= high <= 0
     assert compare.difference(one, [{"z": other[0]["d"]}], "correct") is None
-    assert math.isnan(
-        compare.last_evaluation(plots.load_run(folder(tmp_path / "x", run_rows()[:1])), "accuracy")
-    )
+    assert math.isnan(compare.last_evaluation(load_run(folder(tmp_path / "x", run_rows()[:1])), "accuracy"))

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from test_aha import quick  # noqa: F401  (a fixture)
-from test_plots import ODD, make, run_rows  # noqa: F401
+from test_plots import ODD, make, quick, run_rows  # noqa: F401
 from test_train import QUICK
 
 import tinyr1
-from commands import compare_algos
+from commands import compare_algos, plot
 from plots import algorithms, curves
+from plots.runs import NotARun, load_run, load_runs
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_nothing_is_overwritten_that_was_not_asked_for(tiny, bandit, tmp_path, i
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "picture.png").write_text("mine")
     for name in ("README", "picture"):
-        with pytest.raises(curves.NotARun, match="no comparison of algorithms"):
+        with pytest.raises(NotARun, match="no comparison of algorithms"):
             algorithms.write(paths, tmp_path / name)
 
 
@@ -86,7 +86,7 @@ def test_figures_of_a_run(tmp_path):
     rows += [{"step": 2, "probe/accuracy": 0.6, "probe/tokens": 50}, row(3, 400)]
     rows += [{"step": 3, "eval/accuracy": 0.5, "eval/tokens": 60}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    run = curves.load_run(tmp_path)
+    run = load_run(tmp_path)
     assert algorithms.held_out(run, "accuracy")[0].tolist() == [0, 250, 400]
     figures = algorithms.figures_of(run)
     assert figures["tokens_to"] == 250 and figures["seconds_to"] == 4 and figures["seconds"] == 6
@@ -94,7 +94,7 @@ def test_figures_of_a_run(tmp_path):
     assert "1/1" in algorithms.table({"x": [run]}, {"x": 1}) and "1, 1 failed" in algorithms.table(
         {"x": [run]}, {"x": 1}
     )
-    assert curves.load_runs([tmp_path])[0].name.endswith("(control: inverted reward)")
+    assert load_runs([tmp_path])[0].name.endswith("(control: inverted reward)")
     assert "control: inverted reward" in curves.curves([run]).texts[0].get_text()
 
 
@@ -103,6 +103,6 @@ def test_odd_runs_are_drawn(make, tmp_path, name, quick):  # noqa: F811
     rows, tail = ODD[name]
     report = tmp_path / "report"
     argv = ["--out", str(report), f"odd={make(rows, 'odd', tail)}", f"whole={make(run_rows(), 'whole')}"]
-    assert algorithms.main(argv) == 0
+    assert plot.main(["algorithms", *argv]) == 0
     assert report.with_suffix(".png").exists() and report.with_suffix(".pdf").exists()
     assert "| whole | 1 |" in report.with_suffix(".md").read_text()

@@ -11,8 +11,7 @@ import torch
 import tinyr1
 from commands import compare_algos
 from commands.eval import Eval
-from plots.curves import load_run
-from plots.old_names import OLD_NAMES
+from plots.runs import OLD_NAMES, load_run
 from runtime import config, presets
 from runtime.presets import PRESETS
 from runtime.runfolder import UserError

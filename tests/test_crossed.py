@@ -2,7 +2,10 @@
 
 import json
 
-from plots import crossed
+import pytest
+
+from commands import plot
+from runtime.runfolder import UserError
 
 
 def test_a_table_and_a_figure_of_two_tasks(tmp_path, capsys):
@@ -16,11 +19,16 @@ def test_a_table_and_a_figure_of_two_tasks(tmp_path, capsys):
         (tmp_path / name).mkdir()
         (tmp_path / name / "eval.json").write_text(json.dumps({"sets": sets}))
         models.append(f"{name}={tmp_path / name}")
-    assert crossed.main([*models, "--out", str(tmp_path / "x.png")]) == 0
+    assert plot.main(["crossed", *models, "--out", str(tmp_path / "x.png")]) == 0
     output = capsys.readouterr().out
     assert "| base | 10.0% | 30.0% | 40.0 | 15.0% | 25.0% | 10.0% | 21.5 |" in output
     assert (tmp_path / "x.png").stat().st_size > 10_000
-    assert crossed.main(models) == 0 and (tmp_path / "base" / "crossed.pdf").exists()
+    assert plot.main(["crossed", *models]) == 0 and (tmp_path / "base" / "crossed.pdf").exists()
     (tmp_path / "base" / "eval.json").write_text(json.dumps({"sets": {"countdown": {}}}))
-    assert crossed.main(models) == 2 and "multiplication" in capsys.readouterr().err
-    assert crossed.main([f"x={tmp_path}"]) == 2 and "no finished evaluation" in capsys.readouterr().err
+    for words, message in (
+        (models, "was not evaluated on multiplication"),
+        ([f"x={tmp_path}"], "no finished evaluation"),
+        ([str(tmp_path)], "NAME=FOLDER is expected"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plot.main(["crossed", *words])

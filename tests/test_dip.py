@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from test_aha import quick  # noqa: F401  (a fixture)
-from test_plots import ODD, make  # noqa: F401  (make is a fixture)
+from test_plots import ODD, make, quick  # noqa: F401  (the last two are fixtures)
 
-from plots import curves, dip
+from commands import plot
+from plots import dip
+from plots.runs import load_run
 
 
 def rows_of(tokens, code, search):
@@ -23,7 +24,7 @@ DIPS = rows_of(25 + 230 * CODE + 100 * np.maximum(SEARCH - 0.4, 0), CODE, SEARCH
 
 
 def test_a_dip_is_told(make):  # noqa: F811
-    run = curves.load_run(make(DIPS))
+    run = load_run(make(DIPS))
     told = dip.sentence(run)
     assert told.startswith("The dip: response length 9") and "code in 2" in told
     (_, start), (step, low), (last, end) = dip.turns(run)
@@ -36,9 +37,9 @@ def test_a_dip_is_told(make):  # noqa: F811
 
 def test_no_dip_is_told(make):  # noqa: F811
     flat = [0.0] * 41
-    grows = curves.load_run(make(rows_of(30 + 90 * TIME, flat, SEARCH), "grows"))
+    grows = load_run(make(rows_of(30 + 90 * TIME, flat, SEARCH), "grows"))
     assert dip.sentence(grows).startswith("No dip: response length 3") and not dip.concerns(grows.path)
-    falls = curves.load_run(make(rows_of(90 - 60 * TIME, CODE, SEARCH), "falls"))
+    falls = load_run(make(rows_of(90 - 60 * TIME, CODE, SEARCH), "falls"))
     assert dip.sentence(falls).startswith("No dip: ") and dip.concerns(falls.path)
 
 
@@ -46,15 +47,11 @@ def test_no_dip_is_told(make):  # noqa: F811
 def test_odd_runs_are_drawn(make, name, quick):  # noqa: F811
     rows, tail = ODD[name]
     folder = make(rows, tail=tail)
-    assert dip.main([str(folder)]) == 0
+    assert plot.main(["dip", str(folder)]) == 0
     assert (folder / "plots/dip.png").exists() and (folder / "plots/dip.pdf").exists()
 
 
 def test_a_run_in_progress_is_drawn_whole(make):  # noqa: F811
     folder = make(DIPS[:30], tail='{"step": 42, "tok')
-    assert dip.main([str(folder)]) == 0
+    assert plot.main(["dip", str(folder)]) == 0
     assert all((folder / f"plots/dip{kind}").stat().st_size > 10_000 for kind in (".png", ".pdf"))
-
-
-def test_no_run_is_one_clear_line(tmp_path, capsys):
-    assert dip.main([str(tmp_path)]) == 2 and "is not a run folder" in capsys.readouterr().err

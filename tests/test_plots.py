@@ -1,6 +1,7 @@
-"""plots/curves.py on made-up run folders: whole, half-written, sparse, empty, several, no run at all."""
+"""plots/curves.py and `plot` on made-up run folders: whole, half-written, sparse, empty, several, none."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
 
-from plots import algorithms, compare
-from plots import curves as plots
+import tinyr1
+from commands import plot
+from plots import algorithms, charts, compare, curves, runs, statistics
+from plots.runs import load_run, load_runs
+from runtime import runfolder
+from runtime.runfolder import UserError
 
 PARTS = ("selection", "persistence", "both", "rest")
 CONFIG = {"model": "minibase", "task": "countdown", "algo": "grpo", "seed": 0, "steps": 12}
@@ -67,7 +73,7 @@ def drawn(ax) -> list[np.ndarray]:
 
 
 def test_load_run_merges_the_rows_of_a_step_and_skips_what_is_half_written(make):
-    run = plots.load_run(make(run_rows(), tail='[]\n{"step": 13, "rewa'))
+    run = load_run(make(run_rows(), tail='[]\n{"step": 13, "rewa'))
     assert [row["step"] for row in run.rows] == list(range(13))
     assert run.rows[12]["accuracy"] == run.rows[12]["eval/accuracy"] == pytest.approx(0.8)
     assert (run.name, run.config["algo"], run.environment, run.summary) == (
@@ -81,14 +87,14 @@ def test_load_run_merges_the_rows_of_a_step_and_skips_what_is_half_written(make)
 def test_series_leaves_out_what_is_no_finite_number(make):
     values = [1.0, None, float("nan"), float("inf"), "text", [1], 2]
     rows = [{"step": step, "entropy": value} for step, value in enumerate(values)]
-    steps, found = plots.load_run(make([*rows, {"step": None}, {"step": float("nan")}])).series("entropy")
+    steps, found = load_run(make([*rows, {"step": None}, {"step": float("nan")}])).series("entropy")
     assert steps.tolist() == [0, 6] and found.tolist() == [1, 2]
 
 
 def test_names_tell_runs_apart(make):
     paths = [make([], "a/mini"), make([], "b/mini"), make([], "b/other")]
-    assert [run.name for run in plots.load_runs([*paths, paths[0]])] == ["a/mini", "b/mini", "b/other"]
-    assert [run.name for run in plots.load_runs(paths[1:])] == ["mini", "other"]
+    assert [run.name for run in load_runs([*paths, paths[0]])] == ["a/mini", "b/mini", "b/other"]
+    assert [run.name for run in load_runs(paths[1:])] == ["mini", "other"]
 
 
 # ---------------------------------------------------------------- numbers
@@ -96,17 +102,17 @@ def test_names_tell_runs_apart(make):
 
 @pytest.mark.parametrize("x", [np.arange(40.0), np.array([0, 1, 2, 7, 30, 31, 80, 81.0]), np.arange(2.0)])
 def test_smooth_keeps_constants_and_straight_lines(x):
-    assert np.allclose(plots.smooth(x, np.full(len(x), 3.0)), 3)
-    assert np.allclose(plots.smooth(x, 2 * x - 5), 2 * x - 5)
+    assert np.allclose(statistics.smooth(x, np.full(len(x), 3.0)), 3)
+    assert np.allclose(statistics.smooth(x, 2 * x - 5), 2 * x - 5)
 
 
 def test_smooth_does_not_shift_in_time_and_is_linear():
     x, rng = np.arange(61.0), np.random.default_rng(0)
-    peak = plots.smooth(x, (x == 30).astype(float))
+    peak = statistics.smooth(x, (x == 30).astype(float))
     assert peak.argmax() == 30 and np.allclose(peak, peak[::-1])
     a, b = rng.normal(size=(2, 61))
-    assert np.allclose(plots.smooth(x, a) + plots.smooth(x, b), plots.smooth(x, a + b))
-    assert plots.smooth(x, a)[5:-5].std() < 0.6 * a.std()
+    assert np.allclose(statistics.smooth(x, a) + statistics.smooth(x, b), statistics.smooth(x, a + b))
+    assert statistics.smooth(x, a)[5:-5].std() < 0.6 * a.std()
 
 
 NAN = float("nan")
@@ -127,14 +133,14 @@ NAN = float("nan")
     ],
 )
 def test_decompose(base, now, selection, persistence, both, rest):
-    parts = plots.decompose(base, now)
+    parts = runs.decompose(base, now)
     expected = [selection, persistence, both, rest, now[0] - base[0]]
     assert [*parts.values()] == pytest.approx(expected, abs=1e-12)
     assert sum([*parts.values()][:4]) == pytest.approx(parts["growth"], abs=1e-12)
 
 
 def test_growth_counts_from_the_first_evaluation_and_its_parts_sum_to_it(make):
-    run = plots.load_run(make(run_rows()))
+    run = load_run(make(run_rows()))
     assert run.base == (pytest.approx(0.7 + 0.3 * 2.8), 0.3, 2.8)
     for prefix in ("", "probe/", "eval/"):
         total = run.series(prefix + "growth")[1]
@@ -143,7 +149,7 @@ def test_growth_counts_from_the_first_evaluation_and_its_parts_sum_to_it(make):
             total, run.series(prefix + "attempts")[1] - run.base[0]
         )
     assert run.series("eval/growth_selection")[1][-1] == pytest.approx(0.6 * 1.8)
-    no_eval = plots.load_run(make(run_rows()[1:2], "training only"))
+    no_eval = load_run(make(run_rows()[1:2], "training only"))
     assert no_eval.base[1:] == pytest.approx((0.35, 3.2)) and no_eval.series("growth")[1].tolist() == [0]
 
 
@@ -151,7 +157,7 @@ def test_growth_counts_from_the_first_evaluation_and_its_parts_sum_to_it(make):
 
 
 def test_curves_draws_the_right_numbers(make):
-    panels = titles(plots.curves([plots.load_run(make(run_rows()))]))
+    panels = titles(curves.curves([load_run(make(run_rows()))]))
     assert len(panels) == 8
     raw, smoothed, *bars, probes, start, end, evals = drawn(panels["Accuracy"])
     bars += [start, end]
@@ -165,26 +171,25 @@ def test_curves_draws_the_right_numbers(make):
 
 
 def test_panels_without_data_say_so_and_those_of_another_task_are_left_out(make):
-    before = titles(plots.curves([plots.load_run(make(run_rows()[:1], "before"))]))
+    before = titles(curves.curves([load_run(make(run_rows()[:1], "before"))]))
     assert len(before) == 8 and texts(before["Entropy"]) == ["no data yet"] and not texts(before["Accuracy"])
     other = [{"step": 1, "reward": 1.0, "entropy": NAN, "accuracy": 1.0}]
-    other = plots.load_run(make(other, "other"))
-    panels = titles(plots.curves([other]))
+    other = load_run(make(other, "other"))
+    panels = titles(curves.curves([other]))
     assert [*panels] == ["Reward", "Accuracy", "Entropy"] and texts(panels["Entropy"]) == ["no data yet"]
-    assert plots.growth([other]) is None
+    assert curves.growth([other]) is None
 
 
 def test_several_runs_are_overlaid_by_their_main_quantity(make):
     still = [{k: v for k, v in row.items() if "attempts_within" not in k} for row in run_rows()]
-    runs = plots.load_runs([make(run_rows(), "a"), make(still, "b", seed=1)])
-    fig = plots.curves(runs)
+    found = load_runs([make(run_rows(), "a"), make(still, "b", seed=1)])
+    fig = curves.curves(found)
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a", "b"]
     panels = titles(fig)
     assert "Dead groups" in panels and "Mean length" in panels  # nothing was ever clipped
     assert "minibase · countdown · grpo" in [text.get_text() for text in fig.texts]
-    heights = [
-        bar.get_height() for bar in titles(plots.growth(runs))["Growth of the attempts per response"].patches
-    ]
+    panel = titles(curves.growth(found))["Growth of the attempts per response"]
+    heights = [bar.get_height() for bar in panel.patches]
     assert heights[:4] == pytest.approx([0.6 * 1.8, 0.3 * 4.8, 0.6 * 4.8, 0], abs=1e-9)
 
 
@@ -195,20 +200,20 @@ def test_the_longest_search_of_the_pretraining_is_drawn_where_the_model_records_
         ("with", str(tmp_path / "base"), ["longest search in pre-training: 11"]),
         ("without", "hub/id", []),
     ):
-        fig = plots.growth([plots.load_run(make(run_rows(), name, model=model))])
+        fig = curves.growth([load_run(make(run_rows(), name, model=model))])
         assert texts(titles(fig)["Persistence: does a search try more?"]) == lines
 
 
 def test_every_number_that_is_logged_is_drawn(make):
     more = {"kl": 0.1, "value_loss": 0.2, "time/step": 3.0, "eval/pass@4": 0.5, "task/own": 0.3, "skipped": 0}
-    run = plots.load_run(make([row | more for row in run_rows()]))
+    run = load_run(make([row | more for row in run_rows()]))
     keys = {key for row in run.rows for key in row}
-    panels = [*plots.CURVES, *plots.GROWTH, *plots.other_panels(keys)]
-    shown = {prefix + key for panel in panels for key in panel.labels for prefix in plots.PREFIXES}
-    missing = {key for key in keys - shown if not key.endswith("_ci")} - plots.UNDRAWN
-    assert {key.removeprefix("eval/").removeprefix("probe/") for key in missing} <= plots.UNDRAWN
-    assert {"KL to the reference", "Critic: loss", "task/own"} <= titles(plots.metrics([run])).keys()
-    assert all(ax.get_ylabel() for ax in titles(plots.metrics([run])).values())
+    panels = [*curves.CURVES, *curves.GROWTH, *curves.other_panels(keys)]
+    shown = {prefix + key for panel in panels for key in panel.labels for prefix in curves.PREFIXES}
+    missing = {key for key in keys - shown if not key.endswith("_ci")} - curves.UNDRAWN
+    assert {key.removeprefix("eval/").removeprefix("probe/") for key in missing} <= curves.UNDRAWN
+    assert {"KL to the reference", "Critic: loss", "task/own"} <= titles(curves.metrics([run])).keys()
+    assert all(ax.get_ylabel() for ax in titles(curves.metrics([run])).values())
 
 
 DIFFERENCES = {"lr": 0.001, "task_args": ["numbers=3", "reward=simplerl"]}
@@ -217,18 +222,18 @@ DIFFERENCES = {"lr": 0.001, "task_args": ["numbers=3", "reward=simplerl"]}
 def test_a_title_lists_every_option_that_differs_from_the_preset(make):
     record = {"preset": "mini", "differences": DIFFERENCES}
     a, b = (make(run_rows(), name, record=record, lr=lr) for name, lr in (("a", 0.001), ("b", 0.002)))
-    alone = plots.curves([plots.load_run(a)]).texts[0]
+    alone = curves.curves([load_run(a)]).texts[0]
     assert alone.get_text() == (
         "minibase · countdown · grpo · seed 0 · preset mini · lr 0.001 · task_args numbers=3 reward=simplerl"
     )
-    fig = plots.curves(plots.load_runs([a, b]))
+    fig = curves.curves(load_runs([a, b]))
     assert "lr" not in fig.texts[0].get_text() and "reward=simplerl" in fig.texts[0].get_text()
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a: lr 0.001", "b: lr 0.001"]
     record = {"differences": {"rewards": "random"}}
-    control = plots.curves(plots.load_runs([make(run_rows(), "c", record=record, rewards="random")]))
+    control = curves.curves(load_runs([make(run_rows(), "c", record=record, rewards="random")]))
     assert control.texts[0].get_text().endswith("seed 0 · control: random reward")
-    old = plots.load_run(make(run_rows(), "old"))  # of a version that recorded none of it
-    assert plots.curves([old]).texts[0].get_text() == "minibase · countdown · grpo · seed 0"
+    old = load_run(make(run_rows(), "old"))  # of a version that recorded none of it
+    assert curves.curves([old]).texts[0].get_text() == "minibase · countdown · grpo · seed 0"
 
 
 @pytest.mark.parametrize(
@@ -236,11 +241,11 @@ def test_a_title_lists_every_option_that_differs_from_the_preset(make):
 )
 def test_legends_and_titles_stay_on_the_page(make, label):
     record = {"differences": {f"overlong_buffer_{i}": 128 for i in range(20)}}
-    runs = plots.load_runs([make(run_rows(), str(i), record=record, lr=i) for i in range(13)])
-    for i, run in enumerate(runs):
+    found = load_runs([make(run_rows(), str(i), record=record, lr=i) for i in range(13)])
+    for i, run in enumerate(found):
         run.name = f"{label}{i}"
-    groups = {run.name: [run] for run in runs}
-    for fig in (plots.curves(runs), plots.metrics(runs), compare.figure(groups), algorithms.draw(groups)):
+    groups = {run.name: [run] for run in found}
+    for fig in (curves.curves(found), curves.metrics(found), compare.figure(groups), algorithms.draw(groups)):
         renderer = FigureCanvasAgg(fig).get_renderer()
         fig.draw_without_rendering()
         page, legend = fig.bbox, fig.legends[0].get_window_extent(renderer)
@@ -261,28 +266,30 @@ ODD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_odd_runs_are_drawn(make, name, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    """Figures are laid out, and not drawn."""
+
     def lay_out(fig, path, dpi):
         path.touch()
         if path.suffix == ".png":
             fig.draw_without_rendering()
 
-    monkeypatch.setattr(plots.Figure, "savefig", lay_out)
+    monkeypatch.setattr(charts.Figure, "savefig", lay_out)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_are_drawn(make, name, quick):
     rows, tail = ODD[name]
     folder = make(rows, tail=tail)
-    assert plots.main([str(folder)]) == 0
-    assert plots.main([str(folder), str(make(run_rows(), "other"))]) == 0
+    assert plot.main(["curves", str(folder)]) == 0
+    assert plot.main(["curves", str(folder), str(make(run_rows(), "other"))]) == 0
     assert (folder / "plots/curves.png").exists() and (folder / "plots/comparison_curves.pdf").exists()
 
 
 def test_command_writes_whole_images(make, tmp_path):
     folder = make(run_rows(), "a $tr_ange ünicode name")
-    script = Path(plots.__file__)
-    done = subprocess.run(
-        [sys.executable, script, folder, "--out", tmp_path / "new/fig.v1.png"], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and not done.stderr
+    assert plot.main(["curves", str(folder), "--out", str(tmp_path / "new/fig.v1.png")]) == 0
     written = {path.name: path.stat().st_size for path in (tmp_path / "new").iterdir()}
     names = ("fig.v1", "fig.v1_growth", "fig.v1_metrics")
     assert set(written) == {name + kind for name in names for kind in (".pdf", ".png")}
@@ -297,22 +304,108 @@ def test_live_redraws_until_interrupted(make, monkeypatch, capsys):
         if (nap := next(naps)) is not None:
             raise nap
 
-    monkeypatch.setattr(plots.time, "sleep", sleep)
-    monkeypatch.setattr(plots, "save", lambda *_: None)
-    assert plots.main([str(make(run_rows())), "--live", "20"]) == 0
+    monkeypatch.setattr(plot.time, "sleep", sleep)
+    monkeypatch.setattr(curves, "save", lambda *_: None)
+    assert plot.main(["curves", str(make(run_rows())), "--live", "20"]) == 0
     assert capsys.readouterr().out.count("curves.png") == 2
 
 
 @pytest.mark.parametrize("content", [None, "not json", "[]", "{}"])
-def test_not_a_run_is_one_clear_line(tmp_path, capsys, content):
+def test_not_a_run_is_one_clear_line(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    assert plots.main([str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "is not a run folder" in error and error.count("\n") == 1 and not (tmp_path / "plots").exists()
+    for name in ("curves", "aha", "compare", "dip", "report", "all"):
+        with pytest.raises(UserError, match="is not a run folder") as error:
+            plot.main([name, str(tmp_path)])
+        assert "\n" not in str(error.value) and not (tmp_path / "plots").exists()
+    with pytest.raises(UserError, match="no summary.json"):
+        plot.main(["summary", str(tmp_path)])
 
 
-def test_unwritable_place_is_one_clear_line(make, tmp_path, capsys):
+def test_unwritable_place_is_one_clear_line(make, tmp_path):
     (tmp_path / "file").write_text("")
-    assert plots.main([str(make(run_rows())), "--out", str(tmp_path / "file/folder")]) == 2
-    assert "Nothing drawn" in capsys.readouterr().err
+    with pytest.raises(UserError, match="Nothing drawn"):
+        plot.main(["curves", str(make(run_rows())), "--out", str(tmp_path / "file/folder")])
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["curvse", "runs/x"], "Did you mean curves?"),
+        (["nowhere"], "neither a run folder nor something to draw"),
+        (["curves"], "`tinyr1.py plot curves --help`"),
+        (["curves", "--nothing", "1", "runs/x"], "nrecognized arguments: --nothing"),
+        (["algorithms", "--out", "x", "runs/a"], "NAME=RUN,RUN is expected"),
+        ([], "`tinyr1.py plot --help`"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_line(argv, message, capsys):
+    assert tinyr1.main(["plot", *argv]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", *plot.KINDS])
+def test_the_help_explains_every_figure_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        plot.main([*filter(None, [name]), "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and f"    python tinyr1.py plot {name}" in text
+    assert name or all(re.search(rf"^    {kind}\b", text, re.M) for kind in plot.KINDS)
+
+
+def test_a_run_alone_means_everything(make, tmp_path, quick, capsys):
+    folder = make(run_rows(), record={"environment": {}})
+    assert tinyr1.main(["plot", str(folder)]) == 0
+    drawn = {f"{name}.{kind}" for name in ("curves", "growth", "metrics", "aha") for kind in ("png", "pdf")}
+    assert {path.name for path in (folder / "plots").iterdir()} == drawn
+    assert f"Report: {folder}/report.html" in capsys.readouterr().out
+    # a closing table needs a finished run
+    sides = {side: {"accuracy": share, "tokens": 30.0} for side, share in (("base", 0.2), ("trained", 0.8))}
+    (folder / "summary.json").write_text(json.dumps({"steps": 12} | sides))
+    (folder / "samples.jsonl").touch()
+    assert plot.main(["summary", str(folder)]) == 0
+    assert re.search(r"accuracy on held-out problems +20.0% +80.0%", capsys.readouterr().out)
+
+
+def test_what_fails_is_named_and_the_others_are_drawn(make, capsys):
+    folder = make(run_rows())
+    (folder / "plots").write_text("no folder")
+    assert plot.main(["all", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert "the curves: not drawn" in said.err and (folder / "report.html").exists()
+
+
+def test_training_imports_nothing_that_draws():
+    command = [sys.executable, "-c", "import sys, tinyr1; sys.exit('matplotlib' in sys.modules)"]
+    assert subprocess.run(command, cwd=tinyr1.HERE).returncode == 0
+
+
+SUBPROCESS = """
+import sys
+from plots.__main__ import main
+code = main(*sys.argv[1:])
+print({"torch", "transformers", "runtime", "tinyr1"} & sys.modules.keys())
+sys.exit(code)
+"""
+
+
+def test_training_draws_from_any_folder_and_without_torch(make, tmp_path, monkeypatch):
+    """Also where the user's folder has a `plots` of its own; a relative model is meant from there."""
+    monkeypatch.undo()
+    (tmp_path / "mine" / "plots").mkdir(parents=True)
+    for name in ("__init__.py", "__main__.py", "report.py"):
+        (tmp_path / "mine" / "plots" / name).write_text("raise SystemExit('not this one')")
+    (tmp_path / "mine" / "base").mkdir()
+    (tmp_path / "mine" / "base/record.json").write_text('{"longest_search": {"attempts": 11}}')
+    folder = make(run_rows(), "mine/runs/x", model="base")
+    monkeypatch.chdir(tmp_path / "mine")
+    said = runfolder.Pictures(Path("runs/x")).finish()
+    assert f"Report: {folder}/report.html" in said and "not drawn" not in said
+    assert runs.longest_in_pretraining(load_run("runs/x")) == 11
+    curves.draw([folder], tmp_path / "here")
+    there, here = (imread(path / "growth.png") for path in (folder / "plots", tmp_path / "here"))
+    assert there.shape == here.shape and np.abs(there - here).max() < 0.05
+    command = [sys.executable, "-c", SUBPROCESS, "report", folder, tmp_path / "mine"]
+    done = subprocess.run(command, cwd=tinyr1.HERE, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "set()\n", done.stderr

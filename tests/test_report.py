@@ -15,7 +15,8 @@ import pytest
 from test_plots import CONFIG, run_rows
 
 import tinyr1
-from plots import report
+from commands import plot
+from plots import behaviours, report
 from runtime import runfolder
 
 CHROMIUM = next(
@@ -87,15 +88,10 @@ ODD = {
 def test_odd_runs_make_whole_pages(tmp_path, name):
     rows, samples = ODD[name]
     path = folder(tmp_path / "run", rows, samples, tail='{"step": 13, "rew')
-    assert report.main([str(path)]) == 0
+    assert plot.main(["report", str(path)]) == 0
     content = data_of((path / "report.html").read_text())
     assert content["summary"] and content["aha"]["sentence"] and content["live"]
     assert [p.name for p in path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_not_a_run_is_one_clear_line(tmp_path, capsys):
-    assert report.main([str(tmp_path)]) == 2
-    assert "is not a run folder" in capsys.readouterr().err
 
 
 def test_the_page_says_what_the_run_did(tmp_path):
@@ -146,9 +142,9 @@ def test_spans_count_as_javascript_does():
 
 def made(text):
     example = {"nums": [3, 5, 8], "target": 16}
-    reading = report.aha.attempts.read(text, example)
-    words = report.aha.find_words(text)
-    does = report.aha.measure(text, example, reading, words)
+    reading = behaviours.attempts.read(text, example)
+    words = behaviours.find_words(text)
+    does = behaviours.measure(text, example, reading, words)
     found = {"completion": text, "example": example, "reading": reading, "words": words, "does": does}
     return found | {"key": "k", "step": 0, "split": "test"}
 
@@ -205,8 +201,8 @@ def test_a_report_that_fails_is_mentioned_once_and_stops_nothing(tmp_path, monke
     assert "No such file" in capsys.readouterr().out and "Nothing drawn" in pictures.finish()
 
 
-TASKS = {  # preset and knobs -> charts and rows of the table that only this task has
-    "mini": ({"Attempts and checks", "Selection: do more responses search?"}, {"attempts a response"}),
+TASKS = {  # preset and options -> charts and rows of the table that only this task has
+    "mini": ({"Attempts and checks", "Selection: do more responses search?"}, {"attempts per response"}),
     "mini-multiply": ({"Decomposition"}, {"responses that decompose", "steps of arithmetic"}),
     "--task competition_math": (set(), set()),
 }
