@@ -6,6 +6,7 @@ Batch: N rows, (N,T) tensors, micro-batches and minibatches of rows. Nothing her
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,38 +46,38 @@ def process_advantages(rewards: Tensor, mask: Tensor, G: int, gamma: float) -> T
 
 
 class NoAux:
-    """Most algorithms keep nothing beside the policy."""
+    """Most algorithms keep nothing beside the policy: this does nothing."""
 
     learners: tuple[Learner, ...] = ()
 
-    def __init__(self, policy, cfg):
+    def __init__(self, policy: Any, cfg: Any):
         pass
 
-    def prepare(self, batch) -> dict:
+    def prepare(self, batch: Any) -> dict[str, float]:
         return {}
 
-    def update(self, batch) -> dict:
+    def update(self, batch: Any) -> dict[str, float]:
         return {}
 
-    def state_dict(self) -> dict | None:
+    def state_dict(self) -> dict[str, Any] | None:
         return None
 
-    def load_state_dict(self, state) -> None:
+    def load_state_dict(self, state: Any) -> None:
         pass
 
 
-class Aux:
+class Aux(NoAux):
     """A module that learns beside the policy, in evaluation mode as the policy does."""
 
-    def __init__(self, module: nn.Module, cfg):
+    def __init__(self, module: nn.Module, cfg: Any):
         self.cfg = cfg
         self.learner = Learner(module.eval(), cfg.critic_lr or cfg.lr, cfg.weight_decay, cfg.grad_clip)
         self.learners = (self.learner,)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return self.learner.state_dict()
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state)
 
 
@@ -87,7 +88,7 @@ ROUNDING = 1e-8
 
 
 @torch.no_grad()
-def hidden_width(model) -> int:
+def hidden_width(model: Any) -> int:
     """Width of the base model's last hidden states. Errors: UserError if it gives none."""
     input_ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
@@ -104,7 +105,7 @@ class Critic(Aux):
     `critic=head`, on the policy's own features, into which none of its gradient flows.
     """
 
-    def __init__(self, policy, cfg):
+    def __init__(self, policy: Any, cfg: Any):
         model = policy.model
         self.autocast = policy.autocast
         self.head = nn.Linear(hidden_width(model), 1, device=model.device, dtype=model.dtype)
@@ -120,12 +121,12 @@ class Critic(Aux):
             hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]  # (n,T,H)
         return self.head(hidden.to(self.head.weight.dtype))[..., 0] * mask
 
-    def prepare(self, batch) -> dict:
+    def prepare(self, batch: Any) -> dict[str, float]:
         """Fill batch.values with those of the critic before its update."""
         batch.values = batch.map(self.values)
         return {}
 
-    def update(self, batch) -> dict:
+    def update(self, batch: Any) -> dict[str, float]:
         """Learn the returns over the same minibatches as the policy. The loss is the larger one of the
         squared errors of the value and of the value clipped around the old one, as in PPO's reference code.
         """
@@ -143,7 +144,7 @@ class Critic(Aux):
             losses.append(total)
         return {"value_loss": sum(losses) / max(1, len(losses))} | self.explained(batch)
 
-    def explained(self, batch) -> dict:
+    def explained(self, batch: Any) -> dict[str, float]:
         """The mean value, and the share of the returns' variance that the values explain, left out where the
         returns vary by rounding alone (equal rewards).
         """
@@ -171,13 +172,13 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
 class ImplicitPRM(Aux):
     """PRIME's process rewards, 2502.01456: r_t = beta * log(PRM / reference). The PRM is a language model
     that starts as the policy does and learns, by cross-entropy on a response's outcome, that the sum of its
-    rewards is the log-odds of being right: no step is ever labelled.
+    rewards is the log-odds of being right: no step is ever labelled. It learns in `prepare`.
     """
 
-    def __init__(self, policy, cfg):
+    def __init__(self, policy: Any, cfg: Any):
         super().__init__(copy.deepcopy(policy), cfg)
 
-    def prepare(self, batch) -> dict:
+    def prepare(self, batch: Any) -> dict[str, float]:
         """Reward the batch's tokens and learn from its outcomes in the same pass, which is the paper's
         default, its `single forward`. Fills batch.process_advantages.
         """
@@ -201,7 +202,3 @@ class ImplicitPRM(Aux):
             "prm_accuracy": right / max(1, count),
             "process_reward": process.sum().item() / max(1, int(batch.loss_mask.sum())),
         }
-
-    def update(self, batch) -> dict:
-        """Nothing: it has learned in `prepare`."""
-        return {}

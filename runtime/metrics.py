@@ -1,30 +1,34 @@
 """What is reported: means and records of samples, the statistics of an evaluation, the end of a run."""
 
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from plots.statistics import pass_at_k, wilson
+from engine.rollout import Rollout
+from runtime.problems import Problem
 from tasks import find_answer
 
-NO_CURVE = {
-    "correct",
-    "tokens",
-    "finished",
-    "problem",
-    "sample",
-    "answer",
-}  # of a record; reported by other names
+# Whether two answers mean the same.
+Equivalent = Callable[[str, str], bool]
+
+# keys of a record that are reported by other names
+NO_CURVE = {"correct", "tokens", "finished", "problem", "sample", "answer"}
 
 
-def sample_records(batch, texts, results, roll, G) -> list[dict]:
-    """One dict a sample: the problem, the text, its length and what the task found."""
-    lengths, finished = roll.length.tolist(), roll.finished.tolist()
-    return [
-        {"example": batch[i // G].example, "prompt": batch[i // G].prompt, "completion": text,
-         "tokens": lengths[i], "finished": finished[i], **results[i]}
-        for i, text in enumerate(texts)
-    ]  # fmt: skip
+def sample_records(
+    problems: list[Problem], texts: list[str], verdicts: list[dict], rollout: Rollout, G: int
+) -> list[dict]:
+    """One dict per sample: the problem, the text, its length and what the task found."""
+    lengths, finished = rollout.length.tolist(), rollout.finished.tolist()
+    records = []
+    for i, (text, verdict) in enumerate(zip(texts, verdicts)):
+        problem = problems[i // G]
+        about = {"example": problem.example, "prompt": problem.prompt, "completion": text}
+        records.append(about | {"tokens": lengths[i], "finished": finished[i]} | verdict)
+    return records
 
 
 def summarise(records: list[dict]) -> dict:
@@ -49,7 +53,7 @@ def summarise(records: list[dict]) -> dict:
     return m
 
 
-def evaluation(records: list[dict], k: int, equivalent=None) -> dict:
+def evaluation(records: list[dict], k: int, equivalent: Equivalent | None = None) -> dict[str, Any]:
     """The figures of k samples of every problem, problem by problem: those of `summarise`; accuracy, which
     is pass@1 as the mean over all samples, with its interval; unbiased pass@j for j = 1, 2, 4, ... k; cons@k,
     the chance that a majority of equivalent answers is right; n samples of so many problems. Where answers
@@ -74,12 +78,13 @@ def evaluation(records: list[dict], k: int, equivalent=None) -> dict:
     return m
 
 
-def majority(answers: list, correct: list[bool], equivalent=None) -> float:
+def majority(answers: list, correct: list[bool], equivalent: Equivalent | None = None) -> float:
     """Chance that a majority vote over the answers is right (cons@n of DeepSeek-R1): ties share it, no
     answer has no vote. `equivalent(a, b)` joins answers that are written differently; a wrong answer never
     joins right ones.
     """
-    votes = {}  # (answer, right) -> votes
+    # (answer, right) -> votes
+    votes: dict[tuple[str, bool], int] = {}
     for answer, right in zip(answers, correct):
         if answer is None:
             continue

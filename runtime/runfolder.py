@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 import torch
 import transformers
@@ -27,12 +28,13 @@ from tasks import read_jsonl
 
 try:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
+except ImportError:
+    # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class UserError(Exception):
-    """Something the person at the terminal can mend; the message is one paragraph that says how."""
+    """Something that the user can fix; the message is one paragraph that says how."""
 
 
 def one_line(error: Exception) -> str:
@@ -43,16 +45,17 @@ def one_line(error: Exception) -> str:
 TRAINER = ("*.py", ":!tests", ":!plots", ":!commands", ":!tasks")
 
 
-def environment() -> dict:
+def environment() -> dict[str, Any]:
     """Versions, processor and commit that a result depends on; a digest of what the trainer has that was not
     committed ("": nothing; None: not known).
     """
 
-    def git(*command):
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(HERE), *arguments]
         try:
-            command = ["git", "-C", str(HERE), *command]
             result = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        except OSError:  # no git
+        # no git
+        except OSError:
             return None
         return result.stdout.strip() if result.returncode == 0 else None
 
@@ -70,7 +73,7 @@ def environment() -> dict:
     }  # fmt: skip
 
 
-def write_atomically(path: Path, write) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """`write(file)` beside `path`, flushed to the disk, then renamed onto it: at any moment the old or the
     new one is whole.
     """
@@ -80,7 +83,8 @@ def write_atomically(path: Path, write) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    # torch.save turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
         aside.unlink(missing_ok=True)
         raise UserError(
             f"Could not write {path}: {one_line(error)}. What was there before is untouched: make room and "
@@ -89,7 +93,7 @@ def write_atomically(path: Path, write) -> None:
     os.replace(aside, path)
 
 
-def to_json(value, **options) -> str:
+def to_json(value: Any, **options: Any) -> str:
     """JSON of a value; NaN and infinities, which JSON does not have, become null."""
     try:
         return json.dumps(value, default=str, allow_nan=False, **options)
@@ -97,7 +101,7 @@ def to_json(value, **options) -> str:
         return json.dumps(without_nan(value), default=str, allow_nan=False, **options)
 
 
-def without_nan(value):
+def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -107,23 +111,24 @@ def without_nan(value):
     return value
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda file: file.write(to_json(value, indent=1).encode() + b"\n"))
 
 
-def differing(saved: dict, now: dict, free) -> list[str]:
-    """The settings in which a run that is to go on is not the one that was saved, but for the `free` ones."""
+def differing(saved: dict, now: dict, free: Collection[str]) -> list[str]:
+    """The settings, except the `free` ones, in which a run to be resumed differs from the saved one."""
     return [name for name, value in now.items() if name not in free and saved.get(name) != value]
 
 
-DIGESTS = {  # key of `environment` -> what has changed where it differs
+# key of `environment` -> what has changed where it differs
+DIGESTS = {
     "model_digest": "the base model",
     "task_digest": "the task (its code, or a file that its options name)",
     "changes_digest": "the uncommitted changes of the trainer",
 }
 
 
-def provenance(cfg) -> dict:
+def provenance(cfg: Any) -> dict[str, Any]:
     """environment(), with digests of the base model and of the task of a run; None where unknown."""
     found = {"model_digest": digest(model_files(cfg.model))}
     return environment() | found | {"task_digest": digest(task_files(cfg.task, cfg.task_args))}
@@ -137,7 +142,8 @@ def changed_digests(saved: dict, now: dict) -> list[str]:
 # ---------------------------------------------------------------- whose folder it is
 
 LOCK = ".lock"
-locks = {}  # folder -> its open lock file
+# folder -> its open lock file
+locks: dict[Path, TextIO] = {}
 
 
 def lock(folder: Path) -> None:
@@ -176,8 +182,8 @@ def release_locks() -> None:
 # ---------------------------------------------------------------- a model as a folder
 
 
-def write_model(model, tokenizer, folder: Path, **options) -> None:
-    """Both in Hugging Face format, written beside `folder` and renamed onto it: what stood there is replaced
+def write_model(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
+    """Both in Hugging Face format, written beside `folder` and renamed onto it: what was there is replaced
     by a whole model, or stays.
     """
     aside, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
@@ -191,7 +197,8 @@ def write_model(model, tokenizer, folder: Path, **options) -> None:
                 with open(path, "r+b") as file:
                     os.fsync(file.fileno())
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)  # on a full disk it takes the room
+        # on a full disk it takes the room
+        shutil.rmtree(aside, ignore_errors=True)
         raise
     if folder.exists():
         folder.rename(old)
@@ -199,7 +206,7 @@ def write_model(model, tokenizer, folder: Path, **options) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def mend_generation_config(model) -> None:
+def mend_generation_config(model: Any) -> None:
     """transformers refuses to save a generation configuration that contradicts itself, such as a temperature
     beside do_sample=False. Nothing here reads more of it than the special tokens: keep those alone.
     """
@@ -217,13 +224,14 @@ def mend_generation_config(model) -> None:
         )
 
 
-def check_export(model, tokenizer) -> None:
+def check_export(model: Any, tokenizer: Any) -> None:
     """Try the export before the first step: all of it but the weights. Errors: UserError."""
     mend_generation_config(model)
     try:
         with tempfile.TemporaryDirectory() as folder:
             write_model(model, tokenizer, Path(folder) / "final", state_dict={})
-    except Exception as error:  # whatever a configuration or a tokenizer makes transformers raise
+    # whatever a configuration or a tokenizer makes transformers raise
+    except Exception as error:
         raise UserError(
             f"This model could not be saved after training ({type(error).__name__}: {one_line(error)}). Mend "
             "its configuration or its tokenizer, or choose another model."
@@ -232,7 +240,8 @@ def check_export(model, tokenizer) -> None:
 
 # ---------------------------------------------------------------- the run folder
 
-LOW_PRIORITY = 19  # of what refreshes the report while training goes on: it takes what training leaves
+# of what refreshes the report during training: it takes what training leaves
+LOW_PRIORITY = 19
 # Options that do not change what a run computes.
 STORAGE = ("name", "out", "overwrite", "save_every", "keep_checkpoints")
 LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
@@ -257,7 +266,7 @@ class Run:
     model of the best small evaluation), final/, summary.json, plots/, report.html.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Any):
         """Checks only; `begin` writes. Errors: UserError if the folder is taken, in use, or cannot be
         written.
         """
@@ -265,7 +274,8 @@ class Run:
         self.checkpoints = self.path / "checkpoint"
         self.keep_checkpoints = cfg.keep_checkpoints
         self.pictures = Pictures(self.path)
-        self.saved = {}  # config.json of a run that is resumed
+        # config.json of a run that is resumed
+        self.saved: dict[str, Any] = {}
         self.new = not self.path.exists()
         try:
             taken = not self.new and any(path.name != LOCK for path in self.path.iterdir())
@@ -278,7 +288,8 @@ class Run:
             (self.path / ".writable").touch()
             (self.path / ".writable").unlink()
             if self.new:
-                self.path.rmdir()  # a start that is refused later leaves nothing behind
+                # a start that is refused later leaves nothing
+                self.path.rmdir()
             else:
                 lock(self.path)
         except OSError as error:
@@ -296,8 +307,8 @@ class Run:
         if not self.fresh:
             self.check_same(cfg)
 
-    def begin(self, cfg, about: dict) -> dict | None:
-        """Start or go on, once all else is known to be good; returns the checkpoint, None for a new run.
+    def begin(self, cfg: Any, about: dict[str, Any]) -> dict[str, Any] | None:
+        """Start or resume, once all else is known to be good; returns the checkpoint, None for a new run.
         `about` goes into config.json. Errors: UserError.
         """
         now, saved = provenance(cfg), self.saved.get("environment", {})
@@ -322,7 +333,7 @@ class Run:
         return self.load()
 
     def clear(self) -> None:
-        """Delete what the folder holds, but for the lock."""
+        """Delete what the folder holds, except the lock."""
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -330,7 +341,7 @@ class Run:
                 path.unlink()
         self.checkpoints.mkdir()
 
-    def check_not_needed(self, cfg) -> None:
+    def check_not_needed(self, cfg: Any) -> None:
         """--overwrite must not delete the model or the task that the new run is made of."""
         files = [model_folder(cfg.model), *model_files(cfg.model), *task_files(cfg.task, cfg.task_args)]
         folder = self.path.resolve()
@@ -340,7 +351,7 @@ class Run:
                 f"--overwrite would delete {needed[0]}, which the new run needs. Give --name ANOTHER."
             )
 
-    def check_same(self, cfg) -> None:
+    def check_same(self, cfg: Any) -> None:
         """A resumed run must be the same run; what `auto` means was settled when it began."""
         try:
             self.saved = json.loads((self.path / "config.json").read_text())
@@ -367,7 +378,8 @@ class Run:
             with open(self.path / file, "a") as f:
                 f.write("".join(to_json(row) + "\n" for row in rows))
                 f.flush()
-                os.fsync(f.fileno())  # a checkpoint relies on what stands here
+                # a checkpoint relies on what is written here
+                os.fsync(f.fileno())
         except OSError as error:
             raise UserError(
                 f"Could not write {self.path / file}: {error}. Make room and run the same command to resume."
@@ -443,20 +455,22 @@ class Run:
 
 
 class Pictures:
-    """What plots/ makes of a run folder, in processes of their own: training goes on beside them, and after
-    they have failed, which is mentioned once.
+    """What plots/ makes of a run folder, in processes of their own: training continues meanwhile, also if
+    they fail, which is mentioned once.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.process, self.mentioned = folder, None, False
+        self.folder, self.mentioned = folder, False
+        self.process: subprocess.Popen[bytes] | None = None
 
     def refresh(self) -> None:
         """Begin to write report.html anew, at low priority, unless the last one is still being written."""
         if self.process and self.process.poll() is None:
             return
         if self.process and self.process.returncode:
-            self.mention(self.process.stderr.read().decode(errors="replace"))
-        try:  # in a session of its own: Ctrl-C is for the training
+            self.mention(self.process.communicate()[1].decode(errors="replace"))
+        # in a session of its own: Ctrl-C is for the training
+        try:
             self.process = subprocess.Popen(
                 self.command("report"),
                 cwd=HERE,
@@ -465,25 +479,28 @@ class Pictures:
                 start_new_session=True,
             )
             os.setpriority(os.PRIO_PROCESS, self.process.pid, LOW_PRIORITY)
-        except ProcessLookupError:  # it has ended already
+        # it has ended already
+        except ProcessLookupError:
             pass
         except OSError as error:
             self.mention(str(error))
 
-    def command(self, what: str) -> list:
+    def command(self, what: str) -> list[str | Path]:
         """What plots/__main__.py takes, in this repository's folder."""
         return [sys.executable, "-m", "plots", what, self.folder.resolve(), Path.cwd()]
 
     def mention(self, error: str) -> None:
         if not self.mentioned:
-            last = error.strip().rpartition("\n")[2]  # of a traceback
-            tqdm.write(f"report.html could not be refreshed ({last}); training goes on")
+            # of a traceback
+            last = error.strip().rpartition("\n")[2]
+            tqdm.write(f"report.html could not be refreshed ({last}); training continues")
         self.mentioned = True
 
     def finish(self) -> str:
         """Draw all figures, write the report, and wait for them; what they have to say for the terminal."""
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)  # it takes its half-written file away
+            # it takes its half-written file away
+            self.process.send_signal(signal.SIGINT)
             self.process.wait()
         try:
             done = subprocess.run(self.command("all"), cwd=HERE, capture_output=True, text=True)
@@ -498,12 +515,12 @@ class Pictures:
 class Interrupt:
     """The first Ctrl-C lets the step finish and saves; the second one stops at once."""
 
-    def __enter__(self):
+    def __enter__(self) -> "Interrupt":
         self.asked = False
         self.before = [(s, signal.signal(s, self.ask)) for s in (signal.SIGINT, signal.SIGTERM)]
         return self
 
-    def ask(self, number, frame):
+    def ask(self, number: int, frame: Any) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -511,20 +528,20 @@ class Interrupt:
             "\nstopping after this step, then saving (Ctrl-C again stops at once; the last checkpoint stays)"
         )
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for s, handler in self.before:
             signal.signal(s, handler)
 
 
-class Clock(dict):
+class Clock(dict[str, float]):
     """Seconds by phase: `with clock("sample"): ...`. `lap` adds what has passed to "total"."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.mark = time.perf_counter()
 
     @contextlib.contextmanager
-    def __call__(self, phase: str):
+    def __call__(self, phase: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
         self[phase] = self.get(phase, 0.0) + time.perf_counter() - begin
