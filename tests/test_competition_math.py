@@ -2,12 +2,10 @@
 
 import json
 import math
-import os
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,6 @@ from tasks import TaskError, competition_math, read_jsonl, render
 
 CASES = json.loads((FIXTURES / "competition_math_answers.json").read_text(encoding="utf-8"))
 PAIRS = json.loads((FIXTURES / "competition_math_pairs.json").read_text(encoding="utf-8"))
-DATA = Path(os.environ.get("TINYR1_DATA", "nowhere"))  # real rows, which are not ours to publish
 
 
 def score(answer, gold="42", **style):
@@ -27,6 +24,7 @@ def score(answer, gold="42", **style):
 # ---------------------------------------------------------------- the verifier
 
 
+@pytest.mark.verifier
 @pytest.mark.parametrize("pair", PAIRS, ids=[f"{pair['kind']} {pair['answer']}" for pair in PAIRS])
 def test_the_exam(pair):
     verdicts = {a: score(a, pair["answer"]) for a in pair["accept"] + pair["refuse"]}
@@ -66,6 +64,7 @@ def test_reward_numbers(name, rewards):
     assert tuple(competition_math.reward(text, example)["reward"] for text in texts) == rewards
 
 
+@pytest.mark.verifier
 def test_no_text_raises():
     rng = random.Random(0)
     pieces = (
@@ -97,6 +96,7 @@ def test_a_failing_verifier_is_counted_and_the_next_verdict_is_right(monkeypatch
     assert result["correct"] and result["verifier_error"] == 0.0 and "error" not in result
 
 
+@pytest.mark.verifier
 def test_eight_threads_agree_with_one():
     asked = [(a, pair["answer"]) for pair in PAIRS for a in pair["accept"] + pair["refuse"]]
     competition_math._verify.cache_clear()
@@ -131,6 +131,7 @@ def test_an_answer_joins_only_what_equals_the_first_of_its_class():
     assert majority([metres, bare, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.5
 
 
+@pytest.mark.verifier
 @pytest.mark.parametrize(
     "answer",
     [
@@ -155,16 +156,16 @@ def test_no_computation_is_without_bounds(answer):
             assert not result["correct"] and not result["verifier_error"]
 
 
-@pytest.mark.skipif(not (DATA / "math_pairs.json").is_file(), reason="needs TINYR1_DATA")
-def test_pairs_from_bug_reports():
-    for pair in json.loads((DATA / "math_pairs.json").read_text(encoding="utf-8")):
+@pytest.mark.verifier
+def test_pairs_from_bug_reports(data_file):
+    for pair in json.loads(data_file("math_pairs.json").read_text(encoding="utf-8")):
         for answer in pair["accept"] + pair["refuse"]:
             assert score(answer, pair["answer"])["correct"] == (answer in pair["accept"]), (pair, answer)
 
 
-@pytest.mark.skipif(not (DATA / "math_train.jsonl").is_file(), reason="needs TINYR1_DATA")
-def test_the_real_rows():
-    rows = random.Random(0).sample(read_jsonl(DATA / "math_train.jsonl"), 1500)
+@pytest.mark.verifier
+def test_the_real_rows(data_file):
+    rows = random.Random(0).sample(read_jsonl(data_file("math_train.jsonl")), 1500)
     golds = [row["answer"] for row in rows]
     assert all(score(gold, gold)["correct"] for gold in golds)
     rng, tried, accepted = random.Random(1), 0, []

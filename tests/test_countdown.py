@@ -11,9 +11,7 @@ from timing import fastest
 from commands.tasks import completion_of
 from tasks import TaskError, countdown
 
-ROOT = Path(__file__).parents[1]
-CASES = json.loads((ROOT / "tests/fixtures/countdown_answers.json").read_text(encoding="utf-8"))
-DATA = ROOT.parent / "shared/data"
+CASES = json.loads((Path(__file__).parent / "fixtures/countdown_answers.json").read_text(encoding="utf-8"))
 KEYS = {
     "answer",
     "reward", "correct", "answered", "attempts", "checks", "search_share", "attempts_within_search",
@@ -261,11 +259,10 @@ def test_a_bad_row_does_not_block_a_large_file(tmp_path, capsys):
     assert "1 of 201 rows are left out: Row 201 of" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not here")
-def test_the_real_rows():
-    data = str(DATA / "countdown_train.jsonl")
+def test_the_real_rows(data_file):
+    data = str(data_file("countdown_train.jsonl"))
     train, test = first(1000, data=data), list(countdown.examples("test", data=data))
-    assert test == list(countdown.examples("test", data=str(DATA / "countdown_tasks_3to4.parquet")))
+    assert test == list(countdown.examples("test", data=str(data_file("countdown_tasks_3to4.parquet"))))
     assert len(test) == 800 and not {key(e) for e in train} & {key(e) for e in test}
     for example in train[:100]:
         answer = f"<answer> {countdown.solve(example['nums'], example['target'])} </answer>"

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -289,9 +288,8 @@ def test_a_task_may_convert_and_refuse_rows(tmp_path):
         read_rows(path, ["a"], convert=convert)
 
 
-@pytest.mark.skipif("TINYR1_DATA" not in os.environ, reason="TINYR1_DATA does not name the real data")
-def test_the_real_rows_of_math(tmp_path, capsys):
-    data = Path(os.environ["TINYR1_DATA"]) / "math_train.jsonl"
+def test_the_real_rows_of_math(tmp_path, capsys, data_file):
+    data = data_file("math_train.jsonl")
     rows = [json.loads(line) for _, line in json_lines(data.read_text(encoding="utf-8"))]
     found = competition_math._rows(str(data))
     assert len(rows) > 11_000
