@@ -125,7 +125,8 @@ def test_an_answer_joins_only_what_equals_the_first_of_its_class():
     alike = competition_math.equivalent
     metres, bare, seconds = r"5\text{ m}", "5", r"5\text{ s}"
     assert alike(metres, bare) and alike(bare, seconds) and not alike(metres, seconds)
-    votes = [metres, bare, seconds, "7", "7"]  # 2 to 1 to 2: a draw
+    # 2 to 1 to 2 is a draw.
+    votes = [metres, bare, seconds, "7", "7"]
     assert majority(votes, [True, True, False, False, False], alike) == 0.5
     assert majority([bare, metres, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.0
     assert majority([metres, bare, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.5
@@ -359,7 +360,8 @@ def test_evaluation_sets_by_name(monkeypatch):
         assert len(first(99, "test", data=name, test="all")) == (14 if name == "math" else 2)
         assert asked[-1] == source
     train = {e["problem"] for e in first(50, data="gsm8k")}
-    assert train == {"('openai/gsm8k', 'main') train"}  # the problem in both splits is a test problem
+    # The problem in both splits is a test problem.
+    assert train == {"('openai/gsm8k', 'main') train"}
     with pytest.raises(TaskError, match="data=math500 is for evaluation only"):
         first(1, data="math500")
 

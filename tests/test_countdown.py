@@ -88,9 +88,8 @@ def test_a_truncated_or_damaged_gold_is_no_gold():
         at = rng.randrange(len(gold))
         damaged = gold[:at] + rng.choice("0123456789+-*/()x<>") + gold[at + 1 :]
         answer = damaged[damaged.rfind("<answer>") + 8 : damaged.rfind("</answer>")]
-        if score(damaged)[
-            "correct"
-        ]:  # then what is left must still be the sum: eval is fine on these characters
+        if score(damaged)["correct"]:
+            # What is left must still be the sum; these characters are safe for eval.
             assert set(answer) <= set("0123456789+-*/()") and eval(answer) == 98
 
 
@@ -169,7 +168,8 @@ def test_reachable_and_solutions_agree():
             assert found and len(set(found)) == len(found)
             assert all(countdown.verify(text, nums, target) for text in found)
     assert countdown.reachable((1, 2), 150) == {1, 2, 3} and countdown.reachable((9, 9), 50) == {0, 1, 18}
-    assert countdown.solve((1, 5, 5, 5), 24) is None  # needs a fraction: (5-1/5)*5
+    # (5-1/5)*5 needs a fraction.
+    assert countdown.solve((1, 5, 5, 5), 24) is None
     assert set(countdown.solutions((3, 5, 8), 16)) >= {"8*(5-3)"}
 
 
@@ -293,7 +293,8 @@ FOUR = ((2, 4, 10, 20), 88)
             1,
         ),
         (f"<think>{SEARCH}give up\n</think>\n<answer>8+5-3</answer>", SMALL, 2, 2, 1, 1, 1),
-        (f"<think>{SEARCH}5-3=2, 8*", SMALL, 3, 2, 0, 1, 1),  # cut off: it did not give up
+        # Cut off, so it did not give up.
+        (f"<think>{SEARCH}5-3=2, 8*", SMALL, 3, 2, 0, 1, 1),
         ("3+5=8, 8*8=64, want 16: yes\n</think>", SMALL, 1, 1, 0, 0, 1),
         ("5-3=2, 8*2=16, want 16: no\n</think>", SMALL, 1, 1, 1, 0, 1),
         ("3+5=8, 8*8=64\n8-5=3, 3+3=6</think>", SMALL, 2, 0, 0, None, 1),

@@ -236,7 +236,8 @@ def test_behaviours_of_one_response():
         "reward": 0.0, "correct": False, "answered": 1.0, "answer": "1071", "decomposes": 1.0,
         "decomposes_fully": 0.0, "steps": 5, "arithmetic_accuracy": 0.8, "partials_add_up": 1.0,
     }  # fmt: skip
-    assert "partials_add_up" not in score(thought)  # no product is stated
+    # No product is stated.
+    assert "partials_add_up" not in score(thought)
 
 
 @pytest.mark.timing

@@ -258,7 +258,8 @@ def test_some_bad_rows_of_a_large_file_are_named_and_left_out(tmp_path, capsys):
         path.write_text('{"a": 1}\n' * good + "".join(bad))
 
     write(97, ['{"a": \n', "\n", '{"b": 1}\n', "[]\n", '{"a": 2}\n', "7"])
-    for _ in range(2):  # a task reads its file twice, and one warning is enough
+    # A task reads its file twice, and one warning is enough.
+    for _ in range(2):
         assert read_rows(path, ["a"]) == [{"a": 1}] * 97 + [{"a": 2}]
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1 and "4 of 102 rows are left out: Row 98 of" in warning

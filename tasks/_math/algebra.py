@@ -51,7 +51,7 @@ Tree = Constant | Name | Call
 Real = Fraction | Any
 Value = Fraction | Any
 
-# Of an exact number.
+# Bits of an exact number, and the largest number that has a factorial here.
 MAX_BITS, MAX_FACTORIAL = 100_000, 5_000
 # Functions whose value jumps or bends: sampling them at points decides nothing.
 STEPS = {"floor", "ceil", "abs", "max", "min", "gcd", "lcm"}
@@ -267,16 +267,16 @@ def has_steps(tree: Tree) -> bool:
 
 # ---------------------------------------------------------------- values
 
-# Of a value that is no fraction; that two values must share; in which both terms of a sum must be seen.
+# Digits of a value that is no fraction; those that equal values share; the most that two terms may be apart.
 DIGITS, CLOSE_DIGITS, SUM_DIGITS = 100, 70, 60
-# Of digits that are lost to rounding.
+# Relative size of what is only rounding.
 NOISE = mpmath.mpf(10) ** (5 - DIGITS)
-# Bits of what functions are applied to.
+# Bits of a function's argument before the point.
 MAX_EXPONENT = 64
-# Of the sample points, of which the first three are positive and few are integers.
+# Of the sample points. The first three are positive, and few are integers.
 LARGE = Fraction(9973, 10)
 SCALES = (1, 1, LARGE, 1, 1, 1, LARGE, Fraction(1, 1000))
-# Of a step function of an integer.
+# The longest period of a step function of an integer that is compared.
 PERIOD = 1000
 mp, LOCK = mpmath.MPContext(), threading.Lock()
 mp.dps = DIGITS
