@@ -42,6 +42,9 @@ class Task(Protocol):
                       the other keys are those of a test problem. Errors: TaskError.
     """
 
+    # The module's.
+    __name__: str
+
     def examples(self, split: str, **options: Any) -> Iterable[Example]:
         """Problems of the split "train", which may be endless, or "test", which is finite.
 

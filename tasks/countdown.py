@@ -169,7 +169,7 @@ def _problem(row: dict[str, Any]) -> Problem:
 
 def _from_rows(split: str, data: str, everything: bool, seed: int) -> Iterator[Problem]:
     """Problems of a file or of the hub; `everything`: all rows are test problems. Errors: TaskError."""
-    rows = read_rows(data, ("nums", "target"), convert=_problem)
+    rows: list[Problem] = read_rows(data, ("nums", "target"), convert=_problem)
     if everything and split == "test":
         return iter(rows)
     held = TEST_ROWS if len(rows) >= TRAIN_ROWS + TEST_ROWS else max(1, min(TEST_ROWS, len(rows) // 10))

@@ -51,6 +51,7 @@ def test_a_task_of_ones_own_loads_from_its_file(tmp_path):
 
 
 def test_load_by_name_and_by_path_agree():
+    assert all(isinstance(load(name), tasks.Task) for name in tasks.available())
     assert load("countdown").OPTIONS == load(str(Path(tasks.__file__).parent / "countdown.py")).OPTIONS
     assert "countdown" in tasks.available() and not [name for name in tasks.available() if name[0] == "_"]
 
@@ -97,6 +98,22 @@ def test_options_are_converted_to_their_defaults_types():
         read_options({"hihg": 1}, defaults)
     with pytest.raises(TaskError, match="high='ten': expected int, such as high=10"):
         read_options({"high": "ten"}, defaults)
+
+
+@pytest.mark.parametrize("name", tasks.available())
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"split": "dev"}, "Unknown split 'dev'"),
+        ({"limit": -1}, "limit=-1: expected a number of examples"),
+        ({"reward": "simple"}, "Unknown reward 'simple'. Did you mean 'simplerl'"),
+        ({"wording": "long"}, "Unknown wording 'long'"),
+    ],
+)
+def test_options_that_every_task_has_are_checked_at_once(name, options, expected):
+    options = {"split": "train"} | options
+    with pytest.raises(TaskError, match=expected):
+        load(name).examples(**options)
 
 
 # ---------------------------------------------------------------- templates

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 # A row as JSON gives it.
 Row = dict[str, Any]
-T = TypeVar("T")
 
 # In a data set of fewer rows than this, every row must be usable.
 SMALL = 100
@@ -37,30 +36,6 @@ def json_lines(text: str) -> list[tuple[int, str]]:
 def read_jsonl(path: Path) -> list[Any]:
     """The values of a JSONL file, one per line. Errors: OSError, ValueError."""
     return [json.loads(line) for _, line in json_lines(path.read_text(encoding="utf-8"))]
-
-
-@overload
-def read_rows(
-    source: str | Path,
-    required: Sequence[str],
-    optional: Sequence[str] = (),
-    config: str | None = None,
-    split: str = "train",
-    remedy: str = "",
-) -> list[Row]: ...
-
-
-@overload
-def read_rows(
-    source: str | Path,
-    required: Sequence[str],
-    optional: Sequence[str] = (),
-    config: str | None = None,
-    split: str = "train",
-    remedy: str = "",
-    *,
-    convert: Callable[[Row], T],
-) -> list[T]: ...
 
 
 def read_rows(
