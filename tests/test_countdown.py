@@ -2,6 +2,7 @@
 
 import json
 import random
+from fractions import Fraction
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 
@@ -91,6 +92,38 @@ def test_a_truncated_or_damaged_gold_is_no_gold():
         if score(damaged)["correct"]:
             # What is left must still be the sum; these characters are safe for eval.
             assert set(answer) <= set("0123456789+-*/()") and eval(answer) == 98
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9**9**9",
+        "9" * 201,
+        "(" * 200,
+        "(" * 100_000,
+        "1/0",
+        "1/(2-2)",
+        "007",
+        "1 2",
+        "-3",
+        "2(3)",
+        "(1",
+        "1)",
+        "()",
+    ]
+    + ["", "1+", "1//2", "1.5", "1e5", "0x1f", "٣+٣", "3×5", "x"],
+)
+def test_what_is_no_plain_arithmetic_has_no_value(text):
+    assert countdown.evaluate(text) is None
+
+
+def test_arithmetic_is_exact_up_to_the_longest_expression():
+    assert countdown.evaluate("9" * 200).value == int("9" * 200)
+    assert countdown.evaluate("(" * 99 + "1" + ")" * 99).value == 1
+    assert countdown.evaluate("1/3+1/6").value == Fraction(1, 2)
+    found = countdown.evaluate("8 / 4 -\n3*(5-1)")
+    assert found == (-10, (8, 4, 3, 5, 1), (("/", 8, 4), ("-", 5, 1), ("*", 3, 4), ("-", 2, 12)))
+    assert all(isinstance(number, int) for _, *sides in found.operations for number in sides)
 
 
 def test_agreement_with_python_on_random_expressions():

@@ -7,13 +7,13 @@ from itertools import combinations, islice, permutations
 from tasks._text.arithmetic import MAX_LENGTH, TYPOGRAPHIC, evaluate
 from tasks._text.attempts import read_thinking
 
-# A product of two factors, and the value that is stated for each (None: none is).
+# Two factors, and by factor the value that is stated of a product (None: none is).
 Pair = tuple[int, int]
 Values = dict[int, int | None]
 # (sign, factor, the second factor or None).
 Term = tuple[int, int, int | None]
 
-# Arithmetic and products of the thinking that are read.
+# How many stretches of arithmetic and how many products of the thinking are read.
 MAX_RUNS, MAX_PRODUCTS = 100, 64
 # Parts of a factor whose sums are tried.
 MAX_PARTS = 6
@@ -83,8 +83,8 @@ def behaviours(completion: str, a: int, b: int, answer: int | None = None) -> di
     terms: dict[Pair, int | None] = {}
     for chain in chains:
         values = [evaluate(side) for side in chain]
-        if any(value and len(value[1]) > 1 for value in values):
-            steps += [bool(x and y and x[0] == y[0]) for x, y in zip(values, values[1:])]
+        if any(value and len(value.numbers) > 1 for value in values):
+            steps += [bool(x and y and x.value == y.value) for x, y in zip(values, values[1:])]
     products = (found for chain in chains for found in _partials([_expand(side) for side in chain]))
     for pair, value in islice(products, MAX_PRODUCTS):
         if pair not in ((a, b), (b, a)):
@@ -173,6 +173,6 @@ def _add_up(values: Values, wanted: int) -> tuple[int | None] | None:
 
 
 def _sum(values: list[int | None]) -> int | None:
-    """None where a value is missing."""
+    """The sum, None where a value is missing."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
