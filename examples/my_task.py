@@ -5,7 +5,8 @@ import random
 from tasks import extract_answer, held_out
 
 
-def examples(split, seed=0):  # train is endless, test is finite, and they are disjoint
+# train is endless, test is finite, and they are disjoint
+def examples(split, seed=0):
     pairs = [(a, b) for a in range(20, 100) for b in range(11, 20)]
     # the miniature's pre-training left out the products with this key
     chosen = [(a, b) for a, b in pairs if held_out("multiplication", b, a) == (split == "test")]
@@ -17,18 +18,21 @@ def examples(split, seed=0):  # train is endless, test is finite, and they are d
             return
 
 
-def question(example):  # worded as in the miniature's pre-training
+# worded as in the miniature's pre-training
+def question(example):
     return f"What is {example['a']}*{example['b']}?"
 
 
-def reward(completion, example):  # every other numeric key becomes a curve
+# every other numeric key becomes a curve
+def reward(completion, example):
     answer = extract_answer(completion)
     right = answer == gold(example)
     more = {"answered": float(answer is not None), "adds": float("+" in completion)}
     return {"reward": float(right), "correct": right, **more}
 
 
-def gold(example):  # optional, as is `state`: with them `python tinyr1.py tasks` knows a right answer
+# optional, as is `state`: with them `python tinyr1.py tasks` knows a right answer
+def gold(example):
     return str(example["a"] * example["b"])
 
 

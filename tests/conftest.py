@@ -1,6 +1,8 @@
 import os
+from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: xdist's workers and what they start
+# xdist's workers are one process per core, so no process may take more than one
+os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
-    """A run's figures are made in processes of their own, which take longer than a small run."""
+    """No figures: they are drawn in processes of their own, which take longer than a small run."""
     monkeypatch.setattr(runfolder.Pictures, "refresh", lambda self: None)
     monkeypatch.setattr(runfolder.Pictures, "finish", lambda self: f"Report: {self.folder}/report.html")
 
@@ -48,6 +50,25 @@ def bandit(tmp_path):
     path = tmp_path / "bandit.py"
     path.write_text(BANDIT)
     return str(path)
+
+
+@pytest.fixture
+def data_file():
+    """Function of a file's name: its path in the folder TINYR1_DATA, which holds data that is not published.
+
+    It skips the test where the variable is not set or the folder has no such file.
+    """
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("TINYR1_DATA")
+        if not folder:
+            pytest.skip(f"set TINYR1_DATA to a folder that holds {name}")
+        path = Path(folder) / name
+        if not path.is_file():
+            pytest.skip(f"the folder TINYR1_DATA={folder} holds no {name}")
+        return path
+
+    return find
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The parser of attempts against hand labels: tests/fixtures/labelled_attempts.jsonl.
 
-A label is the response itself with marks in it: ⟦an attempt⟧ and ⟨a verdict⟩. Behind ⟦ stand ! (an equation
+A label is the response itself with marks in it: ⟦an attempt⟧ and ⟨a verdict⟩. ⟦ is followed by ! (an equation
 in it is wrong), ~ (the same combination as an earlier attempt, up to the order in sums and products) and ^
-(left for another attempt); behind ⟨ stand + or - (it says that the target is reached, or not) and ? (it is
+(left for another attempt); ⟨ is followed by + or - (it says that the target is reached, or not) and ? (it is
 wrong about the value). `answer`: whether the answer copies an attempt that came to the target ("reached") or
 not ("other").
 """
@@ -122,7 +122,8 @@ def test_parser_agrees_with_hand_labels(kind):
         print(f"{kind:10} {what:20} precision {precision:6.1%}  recall {recall:6.1%}  of {labelled}")
     print("\n".join(report))
     for what, (both, labelled, found) in counts.items():
-        if labelled >= 20:  # of fewer, one more or less is more than 5 %
+        # Of fewer than 20, one is more than 5 %.
+        if labelled >= 20:
             assert both >= 0.95 * found and both >= 0.95 * labelled, what
         else:
             assert found - both <= 1 + 0.05 * found and labelled - both <= 1 + 0.05 * labelled, what
@@ -150,7 +151,8 @@ def equations(text):
         ("9-4=5, 5-2=3", "9-2=7, 7-4=3", True),
         ("9-4=5, 5-2=3", "4-2=2, 9-2=7", False),
         ("8/4=2, 2*3=6", "3*8=24, 24/4=6", True),
-        ("91+1=102, 102-2=100", "91-2=89, 89+1=90", True),  # the combination, whatever it came to
+        # The combination counts, whatever its value.
+        ("91+1=102, 102-2=100", "91-2=89, 89+1=90", True),
         ("10/10=1, 2*1=2", "10-10=0, 2-0=2", False),
     ],
 )
@@ -166,7 +168,8 @@ def test_combinations_are_equal_up_to_order(one, other, same):
         ("<think>for x in range(3):\n    print(x)\n</think>\n<answer>3+5</answer>", 1),
         ("<think>3+5=8, want 16: no\n</think>\n<answer>3+5</answer>", 0),
         ("<think>for each of these, print (3)</think>", 0),
-        ("<think>8*2=16</think>\n<answer>print(16)</answer>\nprint(16)", 0),  # only while it thinks
+        # Only the thinking counts.
+        ("<think>8*2=16</think>\n<answer>print(16)</answer>\nprint(16)", 0),
         ("\n".join(["def f(" * 2000, " " * 10_000, "for a" + ", b" * 3000]), 0),
     ],
 )

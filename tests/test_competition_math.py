@@ -2,12 +2,10 @@
 
 import json
 import math
-import os
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,6 @@ from tasks import TaskError, competition_math, read_jsonl, render
 
 CASES = json.loads((FIXTURES / "competition_math_answers.json").read_text(encoding="utf-8"))
 PAIRS = json.loads((FIXTURES / "competition_math_pairs.json").read_text(encoding="utf-8"))
-DATA = Path(os.environ.get("TINYR1_DATA", "nowhere"))  # real rows, which are not ours to publish
 
 
 def score(answer, gold="42", **style):
@@ -27,6 +24,7 @@ def score(answer, gold="42", **style):
 # ---------------------------------------------------------------- the verifier
 
 
+@pytest.mark.verifier
 @pytest.mark.parametrize("pair", PAIRS, ids=[f"{pair['kind']} {pair['answer']}" for pair in PAIRS])
 def test_the_exam(pair):
     verdicts = {a: score(a, pair["answer"]) for a in pair["accept"] + pair["refuse"]}
@@ -66,6 +64,7 @@ def test_reward_numbers(name, rewards):
     assert tuple(competition_math.reward(text, example)["reward"] for text in texts) == rewards
 
 
+@pytest.mark.verifier
 def test_no_text_raises():
     rng = random.Random(0)
     pieces = (
@@ -97,6 +96,7 @@ def test_a_failing_verifier_is_counted_and_the_next_verdict_is_right(monkeypatch
     assert result["correct"] and result["verifier_error"] == 0.0 and "error" not in result
 
 
+@pytest.mark.verifier
 def test_eight_threads_agree_with_one():
     asked = [(a, pair["answer"]) for pair in PAIRS for a in pair["accept"] + pair["refuse"]]
     competition_math._verify.cache_clear()
@@ -125,12 +125,14 @@ def test_an_answer_joins_only_what_equals_the_first_of_its_class():
     alike = competition_math.equivalent
     metres, bare, seconds = r"5\text{ m}", "5", r"5\text{ s}"
     assert alike(metres, bare) and alike(bare, seconds) and not alike(metres, seconds)
-    votes = [metres, bare, seconds, "7", "7"]  # 2 to 1 to 2: a draw
+    # 2 to 1 to 2 is a draw.
+    votes = [metres, bare, seconds, "7", "7"]
     assert majority(votes, [True, True, False, False, False], alike) == 0.5
     assert majority([bare, metres, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.0
     assert majority([metres, bare, seconds, "7", "7"], [False] * 3 + [True] * 2, alike) == 0.5
 
 
+@pytest.mark.verifier
 @pytest.mark.parametrize(
     "answer",
     [
@@ -155,16 +157,16 @@ def test_no_computation_is_without_bounds(answer):
             assert not result["correct"] and not result["verifier_error"]
 
 
-@pytest.mark.skipif(not (DATA / "math_pairs.json").is_file(), reason="needs TINYR1_DATA")
-def test_pairs_from_bug_reports():
-    for pair in json.loads((DATA / "math_pairs.json").read_text(encoding="utf-8")):
+@pytest.mark.verifier
+def test_pairs_from_bug_reports(data_file):
+    for pair in json.loads(data_file("math_pairs.json").read_text(encoding="utf-8")):
         for answer in pair["accept"] + pair["refuse"]:
             assert score(answer, pair["answer"])["correct"] == (answer in pair["accept"]), (pair, answer)
 
 
-@pytest.mark.skipif(not (DATA / "math_train.jsonl").is_file(), reason="needs TINYR1_DATA")
-def test_the_real_rows():
-    rows = random.Random(0).sample(read_jsonl(DATA / "math_train.jsonl"), 1500)
+@pytest.mark.verifier
+def test_the_real_rows(data_file):
+    rows = random.Random(0).sample(read_jsonl(data_file("math_train.jsonl")), 1500)
     golds = [row["answer"] for row in rows]
     assert all(score(gold, gold)["correct"] for gold in golds)
     rng, tried, accepted = random.Random(1), 0, []
@@ -358,7 +360,8 @@ def test_evaluation_sets_by_name(monkeypatch):
         assert len(first(99, "test", data=name, test="all")) == (14 if name == "math" else 2)
         assert asked[-1] == source
     train = {e["problem"] for e in first(50, data="gsm8k")}
-    assert train == {"('openai/gsm8k', 'main') train"}  # the problem in both splits is a test problem
+    # The problem in both splits is a test problem.
+    assert train == {"('openai/gsm8k', 'main') train"}
     with pytest.raises(TaskError, match="data=math500 is for evaluation only"):
         first(1, data="math500")
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from fractions import Fraction
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 
@@ -11,9 +12,7 @@ from timing import fastest
 from commands.tasks import completion_of
 from tasks import TaskError, countdown
 
-ROOT = Path(__file__).parents[1]
-CASES = json.loads((ROOT / "tests/fixtures/countdown_answers.json").read_text(encoding="utf-8"))
-DATA = ROOT.parent / "shared/data"
+CASES = json.loads((Path(__file__).parent / "fixtures/countdown_answers.json").read_text(encoding="utf-8"))
 KEYS = {
     "answer",
     "reward", "correct", "answered", "attempts", "checks", "search_share", "attempts_within_search",
@@ -90,10 +89,41 @@ def test_a_truncated_or_damaged_gold_is_no_gold():
         at = rng.randrange(len(gold))
         damaged = gold[:at] + rng.choice("0123456789+-*/()x<>") + gold[at + 1 :]
         answer = damaged[damaged.rfind("<answer>") + 8 : damaged.rfind("</answer>")]
-        if score(damaged)[
-            "correct"
-        ]:  # then what is left must still be the sum: eval is fine on these characters
+        if score(damaged)["correct"]:
+            # What is left must still be the sum; these characters are safe for eval.
             assert set(answer) <= set("0123456789+-*/()") and eval(answer) == 98
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9**9**9",
+        "9" * 201,
+        "(" * 200,
+        "(" * 100_000,
+        "1/0",
+        "1/(2-2)",
+        "007",
+        "1 2",
+        "-3",
+        "2(3)",
+        "(1",
+        "1)",
+        "()",
+    ]
+    + ["", "1+", "1//2", "1.5", "1e5", "0x1f", "٣+٣", "3×5", "x"],
+)
+def test_what_is_no_plain_arithmetic_has_no_value(text):
+    assert countdown.evaluate(text) is None
+
+
+def test_arithmetic_is_exact_up_to_the_longest_expression():
+    assert countdown.evaluate("9" * 200).value == int("9" * 200)
+    assert countdown.evaluate("(" * 99 + "1" + ")" * 99).value == 1
+    assert countdown.evaluate("1/3+1/6").value == Fraction(1, 2)
+    found = countdown.evaluate("8 / 4 -\n3*(5-1)")
+    assert found == (-10, (8, 4, 3, 5, 1), (("/", 8, 4), ("-", 5, 1), ("*", 3, 4), ("-", 2, 12)))
+    assert all(isinstance(number, int) for _, *sides in found.operations for number in sides)
 
 
 def test_agreement_with_python_on_random_expressions():
@@ -171,7 +201,8 @@ def test_reachable_and_solutions_agree():
             assert found and len(set(found)) == len(found)
             assert all(countdown.verify(text, nums, target) for text in found)
     assert countdown.reachable((1, 2), 150) == {1, 2, 3} and countdown.reachable((9, 9), 50) == {0, 1, 18}
-    assert countdown.solve((1, 5, 5, 5), 24) is None  # needs a fraction: (5-1/5)*5
+    # (5-1/5)*5 needs a fraction.
+    assert countdown.solve((1, 5, 5, 5), 24) is None
     assert set(countdown.solutions((3, 5, 8), 16)) >= {"8*(5-3)"}
 
 
@@ -191,7 +222,6 @@ def test_wordings():
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({"split": "dev"}, "Unknown split 'dev'"),
         ({"nubmers": "3"}, "Unknown task option 'nubmers'. Did you mean 'numbers'"),
         ({"high": "many"}, "high='many': expected int"),
         ({"numbers": "three"}, "numbers='three': expected 3, 4 or 3-4"),
@@ -200,9 +230,6 @@ def test_wordings():
         ({"low": 11}, "low=11 high=10"),
         ({"target_low": 900, "target_high": 990, "high": 2}, "Found no train problem"),
         ({"split": "test", "target_low": 900, "target_high": 990, "high": 2}, "Found no test problem"),
-        ({"limit": -1}, "limit=-1"),
-        ({"reward": "simple"}, "Unknown reward 'simple'. Did you mean 'simplerl'"),
-        ({"wording": "long"}, "Unknown wording 'long'"),
         ({"data": "rows.jsonl", "high": 99}, "leave out high"),
         ({"data": "nowhere.jsonl"}, "No data file 'nowhere.jsonl'"),
     ],
@@ -261,11 +288,10 @@ def test_a_bad_row_does_not_block_a_large_file(tmp_path, capsys):
     assert "1 of 201 rows are left out: Row 201 of" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not here")
-def test_the_real_rows():
-    data = str(DATA / "countdown_train.jsonl")
+def test_the_real_rows(data_file):
+    data = str(data_file("countdown_train.jsonl"))
     train, test = first(1000, data=data), list(countdown.examples("test", data=data))
-    assert test == list(countdown.examples("test", data=str(DATA / "countdown_tasks_3to4.parquet")))
+    assert test == list(countdown.examples("test", data=str(data_file("countdown_tasks_3to4.parquet"))))
     assert len(test) == 800 and not {key(e) for e in train} & {key(e) for e in test}
     for example in train[:100]:
         answer = f"<answer> {countdown.solve(example['nums'], example['target'])} </answer>"
@@ -296,7 +322,8 @@ FOUR = ((2, 4, 10, 20), 88)
             1,
         ),
         (f"<think>{SEARCH}give up\n</think>\n<answer>8+5-3</answer>", SMALL, 2, 2, 1, 1, 1),
-        (f"<think>{SEARCH}5-3=2, 8*", SMALL, 3, 2, 0, 1, 1),  # cut off: it did not give up
+        # Cut off, so it did not give up.
+        (f"<think>{SEARCH}5-3=2, 8*", SMALL, 3, 2, 0, 1, 1),
         ("3+5=8, 8*8=64, want 16: yes\n</think>", SMALL, 1, 1, 0, 0, 1),
         ("5-3=2, 8*2=16, want 16: no\n</think>", SMALL, 1, 1, 1, 0, 1),
         ("3+5=8, 8*8=64\n8-5=3, 3+3=6</think>", SMALL, 2, 0, 0, None, 1),

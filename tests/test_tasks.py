@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +51,7 @@ def test_a_task_of_ones_own_loads_from_its_file(tmp_path):
 
 
 def test_load_by_name_and_by_path_agree():
+    assert all(isinstance(load(name), tasks.Task) for name in tasks.available())
     assert load("countdown").OPTIONS == load(str(Path(tasks.__file__).parent / "countdown.py")).OPTIONS
     assert "countdown" in tasks.available() and not [name for name in tasks.available() if name[0] == "_"]
 
@@ -98,6 +98,22 @@ def test_options_are_converted_to_their_defaults_types():
         read_options({"hihg": 1}, defaults)
     with pytest.raises(TaskError, match="high='ten': expected int, such as high=10"):
         read_options({"high": "ten"}, defaults)
+
+
+@pytest.mark.parametrize("name", tasks.available())
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"split": "dev"}, "Unknown split 'dev'"),
+        ({"limit": -1}, "limit=-1: expected a number of examples"),
+        ({"reward": "simple"}, "Unknown reward 'simple'. Did you mean 'simplerl'"),
+        ({"wording": "long"}, "Unknown wording 'long'"),
+    ],
+)
+def test_options_that_every_task_has_are_checked_at_once(name, options, expected):
+    options = {"split": "train"} | options
+    with pytest.raises(TaskError, match=expected):
+        load(name).examples(**options)
 
 
 # ---------------------------------------------------------------- templates
@@ -259,7 +275,8 @@ def test_some_bad_rows_of_a_large_file_are_named_and_left_out(tmp_path, capsys):
         path.write_text('{"a": 1}\n' * good + "".join(bad))
 
     write(97, ['{"a": \n', "\n", '{"b": 1}\n', "[]\n", '{"a": 2}\n', "7"])
-    for _ in range(2):  # a task reads its file twice, and one warning is enough
+    # A task reads its file twice, and one warning is enough.
+    for _ in range(2):
         assert read_rows(path, ["a"]) == [{"a": 1}] * 97 + [{"a": 2}]
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1 and "4 of 102 rows are left out: Row 98 of" in warning
@@ -289,9 +306,8 @@ def test_a_task_may_convert_and_refuse_rows(tmp_path):
         read_rows(path, ["a"], convert=convert)
 
 
-@pytest.mark.skipif("TINYR1_DATA" not in os.environ, reason="TINYR1_DATA does not name the real data")
-def test_the_real_rows_of_math(tmp_path, capsys):
-    data = Path(os.environ["TINYR1_DATA"]) / "math_train.jsonl"
+def test_the_real_rows_of_math(tmp_path, capsys, data_file):
+    data = data_file("math_train.jsonl")
     rows = [json.loads(line) for _, line in json_lines(data.read_text(encoding="utf-8"))]
     found = competition_math._rows(str(data))
     assert len(rows) > 11_000

@@ -1,34 +1,64 @@
 r"""Formulas in LaTeX, read into trees, and compared by their values.
 
-`parse` reads what `latex.tidy` leaves, as TeX and people mean it: `\frac12`, `x^10`, `\sin 2x\cos y`,
-`2\frac13`. A tree is ("number", Fraction), ("name", text) or (function, tree, ...), where function is one of
-+ - * / ^ root factorial binom call:f, of FUNCTIONS or of STEPS. `Values` computes it: with
-fractions where that is possible, else to DIGITS digits; unknowns have a value at each of a few points.
+`parse` reads what `latex.tidy` returns, as TeX and people mean it: `\frac12`, `x^10`, `\sin 2x\cos y`,
+`2\frac13`. `Values` computes a tree, with fractions where that is possible, else to DIGITS digits. The
+unknowns have a value at each of a few sample points.
 
-Two formulas are equal if they are at all sample points. That decides for what is put together from the four
-operations, powers, roots and elementary functions. It does not for what jumps or bends (STEPS): such a
-function of an unknown is equal to itself only, or, of one integer, compared at two whole periods. Nothing
-here takes long: a value is a fraction of at most MAX_BITS bits, or has DIGITS digits and a checked exponent.
+Two formulas are equal if they are equal at all sample points. That decides for formulas of the four
+operations, powers, roots and elementary functions. It does not for functions that jump or bend (STEPS): such
+a function of an unknown equals only itself or, where the unknown is one integer, is compared over two
+periods. The time is bounded: a value is a fraction of at most MAX_BITS bits, or has DIGITS digits and a
+checked exponent.
 """
+
+from __future__ import annotations
 
 import math
 import operator
 import random
 import re
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import mpmath
 
 from tasks._math.latex import CLOSE, END, FUNCTIONS, OPEN, WORD, TooComplex, words
 
-# Of an exact number.
+
+class Constant(NamedTuple):
+    """A number."""
+
+    value: Fraction
+
+
+class Name(NamedTuple):
+    """A letter, a word, or a constant such as \\pi."""
+
+    name: str
+
+
+class Call(NamedTuple):
+    """A function of trees: one of + - * / ^ root factorial binom call:f, of FUNCTIONS or of STEPS."""
+
+    function: str
+    arguments: tuple[Tree, ...]
+
+
+Tree = Constant | Name | Call
+# A fraction, or a real (of Value, also a complex) number of `mp`, whose classes are no types to a checker.
+Real = Fraction | Any
+Value = Fraction | Any
+
+# Bits of an exact number, and the largest number that has a factorial here.
 MAX_BITS, MAX_FACTORIAL = 100_000, 5_000
 # Functions whose value jumps or bends: sampling them at points decides nothing.
 STEPS = {"floor", "ceil", "abs", "max", "min", "gcd", "lcm"}
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 CONSTANTS = {"i", "e", r"\pi", r"\infty"}
-# Letters that are functions where a bracket follows.
+TWO = Constant(Fraction(2))
+# Letters that are functions if a bracket follows.
 CALLED = set("fghFGHPQNE")
 FUNCTION = rf"\\({'|'.join(FUNCTIONS)})(?![a-zA-Z])"
 NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+|\.(?=\\overline))(?:\\overline\{([0-9]+)\})?"
@@ -45,88 +75,95 @@ AROUND = {"|": "abs", r"\lfloor": "floor", r"\lceil": "ceil"}
 
 
 class Undecided(Exception):
-    """It takes more than exact arithmetic."""
+    """The value needs more than exact arithmetic or DIGITS digits."""
 
 
 class Reader:
-    """Recursive descent over a text; every method returns a tree. Errors: SyntaxError."""
+    """Recursive descent over a text; the methods return trees. Errors: SyntaxError.
 
-    def __init__(self, text):
+    at: the position in the text; bars: how many | are open.
+    """
+
+    def __init__(self, text: str) -> None:
         self.text, self.at, self.bars = text, 0, 0
 
-    def take(self, pattern):
+    def take(self, pattern: str) -> re.Match[str] | None:
         """The match of a pattern at the current position, after blanks, or None."""
         if match := re.compile(rf"\s*{pattern}").match(self.text, self.at):
             self.at = match.end()
         return match
 
-    def need(self, pattern):
+    def need(self, pattern: str) -> None:
         if not self.take(pattern):
             raise SyntaxError(self.text[self.at :])
 
-    def sum(self):
+    def sum(self) -> Tree:
         value = self.signed(self.product)
         while sign := self.take("([-+])"):
-            value = (sign[1], value, self.signed(self.product))
+            value = Call(sign[1], (value, self.signed(self.product)))
         return value
 
-    def list(self):
-        items = [self.sum()]
+    def sums(self) -> list[Tree]:
+        """One or more sums between commas."""
+        found = [self.sum()]
         while self.take(","):
-            items.append(self.sum())
-        return items
+            found.append(self.sum())
+        return found
 
-    def signed(self, read):
+    def signed(self, read: Callable[[], Tree]) -> Tree:
         sign = self.take("([-+])")
         return negative(read()) if sign and sign[1] == "-" else read()
 
-    def product(self):
+    def product(self) -> Tree:
         value = self.factor()
         while True:
             if self.take(r"\\cdot(?![a-zA-Z])"):
-                value = ("*", value, self.signed(self.factor))
+                value = Call("*", (value, self.signed(self.factor)))
             elif self.take("/"):
                 divisor = self.signed(self.factor)
                 # 1/2x is half of x, but a/bc is a over bc.
-                while not value[0] == divisor[0] == "number" and self.starts():
-                    divisor = ("*", divisor, self.factor())
-                value = ("/", value, divisor)
+                while not (isinstance(value, Constant) and isinstance(divisor, Constant)) and self.starts():
+                    divisor = Call("*", (divisor, self.factor()))
+                value = Call("/", (value, divisor))
             elif self.starts():
-                value = ("*", value, self.factor())
+                value = Call("*", (value, self.factor()))
             else:
                 return value
 
-    def starts(self, functions=True):
-        """Whether another factor follows without a sign between."""
-        at, digits = self.at, self.text[: self.at].rstrip()[-1:].isdigit()
+    def starts(self, functions: bool = True) -> bool:
+        """Whether another factor follows, without a sign between the two."""
+        at, after_digit = self.at, self.text[: self.at].rstrip()[-1:].isdigit()
         command = r"\\(?:frac|binom|sqrt|lfloor|lceil)(?![a-zA-Z])"
-        found = self.take(FUNCTION) if functions else None
-        found = found or self.take(rf"(?:{command}|[({{\[]|{NAME})")
-        found = found or not digits and self.take("[0-9]") or not self.bars and self.take(r"\|")
+        found = (
+            (functions and self.take(FUNCTION))
+            or self.take(rf"(?:{command}|[({{\[]|{NAME})")
+            or (not after_digit and self.take("[0-9]"))
+            or (not self.bars and self.take(r"\|"))
+        )
         self.at = at
         return bool(found)
 
-    def factor(self):
+    def factor(self) -> Tree:
         value = self.atom()
         while True:
             if self.take(r"\^\{\\circ\}"):
-                value = ("/", ("*", value, ("name", r"\pi")), ("number", Fraction(180)))
+                value = Call("/", (Call("*", (value, Name(r"\pi"))), Constant(Fraction(180))))
             elif self.take(r"\^"):
-                value = ("^", value, self.argument())
+                value = Call("^", (value, self.argument()))
             elif self.take("!"):
-                value = ("factorial", value)
+                value = Call("factorial", (value,))
             elif self.take("%"):
-                value = ("/", value, ("number", Fraction(100)))
+                value = Call("/", (value, Constant(Fraction(100))))
             else:
                 return value
 
-    def argument(self, one_digit=False):
+    def argument(self, one_digit: bool = False) -> Tree:
         r"""What a command or ^ takes: {...}, a number (of \frac its first digit), a letter or a command."""
         if one_digit and (digit := self.take("([0-9])")):
-            return "number", Fraction(int(digit[1]))
+            return Constant(Fraction(int(digit[1])))
         return self.signed(self.atom)
 
-    def atom(self):
+    def atom(self) -> Tree:
         if match := self.take(NUMBER):
             return self.number(match)
         if match := self.take(r"(\\(?:lfloor|lceil)(?![a-zA-Z])|[(\[{|])"):
@@ -134,64 +171,66 @@ class Reader:
             value = self.sum()
             self.need(BRACKETS[match[1]])
             self.bars -= match[1] == "|"
-            return (AROUND[match[1]], value) if match[1] in AROUND else value
+            return Call(AROUND[match[1]], (value,)) if match[1] in AROUND else value
         if match := self.take(r"\\(frac|binom)(?![a-zA-Z])"):
-            return "/" if match[1] == "frac" else "binom", self.argument(True), self.argument(True)
+            function = "/" if match[1] == "frac" else "binom"
+            return Call(function, (self.argument(True), self.argument(True)))
         if self.take(r"\\sqrt(?![a-zA-Z])"):
-            degree = ("number", Fraction(2))
+            degree: Tree = TWO
             if self.take(r"\["):
                 degree = self.sum()
                 self.need(r"\]")
-            return "root", self.argument(), degree
+            return Call("root", (self.argument(), degree))
         if match := self.take(FUNCTION):
             return self.function(match[1])
         if match := self.take(f"({NAME})"):
             return self.name(re.sub(r"[\s{}]", "", match[1]))
         raise SyntaxError(self.text[self.at :])
 
-    def number(self, match):
+    def number(self, match: re.Match[str]) -> Tree:
+        """A number, with a period (0.\\overline{3}) or a fraction after it (2\\frac13)."""
         digits, period = match[1], match[2]
         value = Fraction(f"0{digits.removesuffix('.')}")
         if period:
             places = len(digits.partition(".")[2])
             value += Fraction(int(period), (10 ** len(period) - 1) * 10**places)
         elif digits.isdigit() and self.take(r"\\frac(?![a-zA-Z])"):
-            part = ("/", self.argument(True), self.argument(True))
-            proper = part[1][0] == part[2][0] == "number" and part[1][1] < part[2][1]
-            return "+" if proper else "*", ("number", value), part
-        return "number", value
+            above, below = self.argument(True), self.argument(True)
+            proper = isinstance(above, Constant) and isinstance(below, Constant) and above.value < below.value
+            return Call("+" if proper else "*", (Constant(value), Call("/", (above, below))))
+        return Constant(value)
 
-    def function(self, name):
+    def function(self, name: str) -> Tree:
         power = self.argument() if self.take(r"\^") else None
         base = [self.argument()] if name == "log" and self.take("_") else []
         if opening := self.take(rf"([({OPEN}])"):
-            inside = self.list()
+            inside = self.sums()
             self.need(r"\)" if opening[1] == "(" else CLOSE)
         else:
             inside = [self.factor()]
             while self.starts(functions=False) and not re.match(r"\s*[(\[]", self.text[self.at :]):
-                inside = [("*", inside[0], self.factor())]
-        if power == ("number", -1) and name in INVERSE:
+                inside = [Call("*", (inside[0], self.factor()))]
+        if power == Constant(Fraction(-1)) and name in INVERSE:
             name, power = INVERSE[name], None
-        value = (name, *inside, *base)
-        return ("^", value, power) if power else value
+        value = Call(name, (*inside, *base))
+        return Call("^", (value, power)) if power else value
 
-    def name(self, name):
+    def name(self, name: str) -> Tree:
         if name.startswith(WORD):
             name = WORD + words(name)
         called = name[0] in CALLED or name.endswith("'") or self.text.find(",", self.at) > 0
         if called and (opening := self.take(r"(\^\{-1\})?\(")):
-            arguments = self.list()
+            arguments = self.sums()
             self.need(r"\)")
-            return f"call:{name}{opening[1] or ''}", *arguments
-        return "name", name
+            return Call(f"call:{name}{opening[1] or ''}", tuple(arguments))
+        return Name(name)
 
 
-def negative(tree):
-    return ("number", -tree[1]) if tree[0] == "number" else ("*", ("number", Fraction(-1)), tree)
+def negative(tree: Tree) -> Tree:
+    return Constant(-tree.value) if isinstance(tree, Constant) else Call("*", (Constant(Fraction(-1)), tree))
 
 
-def parse(text):
+def parse(text: str) -> Tree | None:
     """The tree of a text, None if it is no formula."""
     reader = Reader(text)
     try:
@@ -201,46 +240,60 @@ def parse(text):
     return tree if not text[reader.at :].strip() else None
 
 
-def names(tree):
-    """The unknowns of a tree, as a set: its letters, and the functions that nobody defined."""
-    if tree[0] in ("name", "number"):
-        return {tree[1]} - CONSTANTS if tree[0] == "name" else set()
-    called = {tree[0]} if tree[0].startswith("call:") else set()
-    return called.union(*map(names, tree[1:]))
+def names(tree: Tree) -> set[str]:
+    """The unknowns of a tree: its letters, and the functions that are not defined."""
+    match tree:
+        case Name(name):
+            return {name} - CONSTANTS
+        case Constant():
+            return set()
+    called = {tree.function} if tree.function.startswith("call:") else set()
+    return called.union(*map(names, tree.arguments))
 
 
-def leaves(tree):
-    """The numbers and names of a tree, but for those that unknown functions are applied to."""
-    if tree[0] in ("number", "name"):
+def leaves(tree: Tree) -> list[Constant | Name]:
+    """The numbers and names of a tree, except the arguments of unknown functions."""
+    if not isinstance(tree, Call):
         return [tree]
-    return [] if tree[0].startswith("call:") else [leaf for branch in tree[1:] for leaf in leaves(branch)]
+    if tree.function.startswith("call:"):
+        return []
+    return [leaf for branch in tree.arguments for leaf in leaves(branch)]
 
 
-def has_steps(tree):
+def has_steps(tree: Tree) -> bool:
     """Whether a tree has functions of STEPS in it."""
-    return tree[0] in STEPS or tree[0] not in ("name", "number") and any(map(has_steps, tree[1:]))
+    return isinstance(tree, Call) and (tree.function in STEPS or any(map(has_steps, tree.arguments)))
 
 
 # ---------------------------------------------------------------- values
 
-# Of a value that is no fraction; that two values must share; in which both terms of a sum must be seen.
+# Digits of a value that is no fraction; those that equal values share; the most that two terms may be apart.
 DIGITS, CLOSE_DIGITS, SUM_DIGITS = 100, 70, 60
-# Of digits that are lost to rounding.
+# Relative size of what is only rounding.
 NOISE = mpmath.mpf(10) ** (5 - DIGITS)
-# Bits of what functions are applied to.
+# Bits of a function's argument before the point.
 MAX_EXPONENT = 64
-# Of the sample points, of which the first three are positive and few are integers.
+# Of the sample points. The first three are positive, and few are integers.
 LARGE = Fraction(9973, 10)
 SCALES = (1, 1, LARGE, 1, 1, 1, LARGE, Fraction(1, 1000))
-# Of a step function of an integer.
+# The longest period of a step function of an integer that is compared.
 PERIOD = 1000
 mp, LOCK = mpmath.MPContext(), threading.Lock()
 mp.dps = DIGITS
 NO_VALUE = (ArithmeticError, Undecided, TypeError, ValueError, mpmath.libmp.NoConvergence)
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-OF_NUMBERS = {"floor": math.floor, "ceil": math.ceil, "abs": abs}
-OF_LISTS = {"max": max, "min": min}
-OF_INTEGERS = {"factorial": math.factorial, "binom": math.comb, "gcd": math.gcd, "lcm": math.lcm}
+OF_NUMBERS: dict[str, Callable[[Fraction], Fraction | int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "abs": abs,
+}
+OF_LISTS: dict[str, Callable[[list[Value]], Value]] = {"max": max, "min": min}
+OF_INTEGERS: dict[str, Callable[..., int]] = {
+    "factorial": math.factorial,
+    "binom": math.comb,
+    "gcd": math.gcd,
+    "lcm": math.lcm,
+}
 OF_REALS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
 OF_REALS |= {"lg": "log10", "binom": "binomial", "abs": "fabs"}
 
@@ -250,10 +303,10 @@ class Values:
 
     constants = {"i": mp.mpc(0, 1), "e": mp.e, r"\pi": mp.pi}
 
-    def __init__(self, point=0, known=()):
-        self.point, self.known = point, dict(known)
+    def __init__(self, point: int = 0, known: Mapping[str, Value] | None = None) -> None:
+        self.point, self.known = point, dict(known or {})
 
-    def name(self, name):
+    def name(self, name: str) -> Value:
         if name in self.known:
             return self.known[name]
         if name == r"\infty":
@@ -264,26 +317,28 @@ class Values:
         value = SCALES[self.point] * Fraction(rng.randrange(300, 1700), 1000)
         return value if self.point < 3 or rng.random() < 0.3 else -value
 
-    def evaluate(self, tree):
+    def evaluate(self, tree: Tree) -> Value:
         """The value of a tree. Errors: those of NO_VALUE; TooComplex is one of them."""
-        if tree[0] == "number":
-            return tree[1]
-        if tree[0] == "name":
-            return self.name(tree[1])
-        if tree[0] == "root" and tree[1][0] == "^" and tree[1][2] == tree[2] == ("number", 2):
-            return self.evaluate(("abs", tree[1][1]))
-        arguments = alike([self.evaluate(branch) for branch in tree[1:]])
-        if tree[0] in OPERATIONS:
-            return operate(tree[0], *arguments)
-        if tree[0] == "^":
+        match tree:
+            case Constant(value):
+                return value
+            case Name(name):
+                return self.name(name)
+            case Call("root", (Call("^", (base, exponent)), degree)) if exponent == degree == TWO:
+                return self.evaluate(Call("abs", (base,)))
+        function = tree.function
+        arguments = alike([self.evaluate(branch) for branch in tree.arguments])
+        if function in OPERATIONS:
+            return operate(function, *arguments)
+        if function == "^":
             return power(*arguments)
         unknown = not names(tree) <= self.known.keys()
-        if tree[0].startswith("call:") or unknown and tree[0] in STEPS:
-            return self.opaque(tree[0], arguments)
-        return call(tree[0], arguments)
+        if function.startswith("call:") or unknown and function in STEPS:
+            return self.opaque(function, arguments)
+        return call(function, arguments)
 
-    def opaque(self, name, arguments):
-        """The value of a function that is only known by what it is applied to, as f(2 - x)."""
+    def opaque(self, name: str, arguments: Sequence[Value]) -> Value:
+        """The value of a function that is only known by its arguments, as f(2 - x)."""
         if name == "ceil":
             return -self.opaque("floor", [-arguments[0]])
         values = [arguments[0] ** 2] if name == "abs" else arguments
@@ -292,19 +347,19 @@ class Values:
         return abs(value) if name == "abs" else value
 
 
-def alike(values):
+def alike(values: list[Value]) -> list[Value]:
     """The values as numbers of one kind: all are fractions, or none is."""
     exact = all(isinstance(value, Fraction) for value in values)
     return values if exact else [*map(mp.convert, values)]
 
 
-def size(value):
+def size(value: Value) -> int:
     """Bits of a fraction, 0 of any other value."""
     return value.numerator.bit_length() + value.denominator.bit_length() if isinstance(value, Fraction) else 0
 
 
-def operate(name, x, y):
-    """x + y, or -, *, /. Errors: TooComplex; Undecided, where the digits cannot hold both terms of a sum."""
+def operate(name: str, x: Value, y: Value) -> Value:
+    """x + y, or -, *, /. Errors: TooComplex; Undecided where DIGITS digits do not suffice for a sum."""
     found = OPERATIONS[name](x, y)
     if size(found) > MAX_BITS:
         raise TooComplex("a number too large")
@@ -315,7 +370,8 @@ def operate(name, x, y):
     return found if abs(found) > NOISE * abs(x) else mp.zero
 
 
-def power(base, exponent):
+def power(base: Value, exponent: Value) -> Value:
+    """base ** exponent, two numbers of one kind. Errors: TooComplex, Undecided, ArithmeticError."""
     if isinstance(base, Fraction):
         if exponent.denominator == 1:
             if abs(base) != 1 and size(base) * abs(exponent) > MAX_BITS:
@@ -327,8 +383,8 @@ def power(base, exponent):
     return base**exponent
 
 
-def call(name, arguments):
-    """The value of a function that is known."""
+def call(name: str, arguments: list[Value]) -> Value:
+    """The value of a known function. Errors: those of NO_VALUE."""
     first, exact = arguments[0], isinstance(arguments[0], Fraction)
     if name in OF_LISTS:
         return OF_LISTS[name](arguments)
@@ -356,7 +412,7 @@ def call(name, arguments):
     return mp.zero if noise else found
 
 
-def value(tree, point, **known):
+def value(tree: Tree, point: int, **known: Value) -> Value | None:
     """The value of a tree at a sample point, None where it has none."""
     try:
         found = Values(point, known).evaluate(tree)
@@ -365,40 +421,44 @@ def value(tree, point, **known):
     return found if isinstance(found, Fraction) or mp.isfinite(found) else None
 
 
-def sampled(*trees):
+def sampled(*trees: Tree) -> list[list[Value]]:
     """Rows of the trees' values at the sample points; none if one of the first two points has no value.
 
-    Where all values are real at a few points, the other points say nothing, as in x√x = √x³, unless the
-    trees hold an i.
+    Where all values are real at two points or more, the other points do not count, as in x√x = √x³, unless
+    the trees contain an i.
     """
     rows = []
     for point in range(len(SCALES) if any(map(names, trees)) else 1):
-        row = [value(tree, point) for tree in trees]
-        if None in row:
-            if point < 2:
-                return []
-        else:
+        found = [value(tree, point) for tree in trees]
+        row = [x for x in found if x is not None]
+        if len(row) == len(found):
             rows.append(row)
+        elif point < 2:
+            return []
     real = [row for row in rows if all(map(is_real, row))]
-    imaginary = any(("name", "i") in leaves(tree) for tree in trees)
+    imaginary = any(Name("i") in leaves(tree) for tree in trees)
     return rows if imaginary or len(real) < 2 else real
 
 
-def is_real(x):
-    return isinstance(x, Fraction) or abs(x.imag) <= abs(x) * mp.mpf(10) ** -CLOSE_DIGITS
+def is_real(x: Value) -> bool:
+    return isinstance(x, Fraction) or bool(abs(x.imag) <= abs(x) * mp.mpf(10) ** -CLOSE_DIGITS)
 
 
-def close(x, y):
+def close(x: Value, y: Value) -> bool:
+    """Whether two values are the same, to CLOSE_DIGITS digits if they are no fractions."""
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     x, y = mp.convert(x), mp.convert(y)
-    return abs(x - y) <= mp.mpf(10) ** -CLOSE_DIGITS * max(abs(x), abs(y))
+    return bool(abs(x - y) <= mp.mpf(10) ** -CLOSE_DIGITS * max(abs(x), abs(y)))
 
 
 # ---------------------------------------------------------------- verdicts
 
+# Of an equation or inequality.
+Sides = tuple[Tree, Tree]
 
-def equal(gold, answer):
+
+def equal(gold: Tree, answer: Tree) -> bool:
     """Whether two trees are the same formula. Errors: TooComplex."""
     if names(gold) != names(answer):
         return False
@@ -408,10 +468,9 @@ def equal(gold, answer):
             return True
     if not has_steps(gold) and not has_steps(answer) or names(gold) not in ({"n"}, {"k"}, {"m"}):
         return False
-    # Polynomials and functions of a period: what is the same for two periods is the same.
-    numbers = [
-        abs(leaf[1]) for tree in (gold, answer) for leaf in leaves(tree) if leaf[0] == "number" and leaf[1]
-    ]
+    # Polynomials and functions with a period: if two are equal over two periods, they are equal.
+    constants = [leaf.value for tree in (gold, answer) for leaf in leaves(tree) if isinstance(leaf, Constant)]
+    numbers = [abs(number) for number in constants if number]
     if math.prod(number.numerator * number.denominator for number in numbers) > PERIOD:
         return False
     with LOCK:
@@ -423,8 +482,8 @@ def equal(gold, answer):
     return True
 
 
-def same_equation(gold, answer):
-    """Whether two equations, as pairs of sides, say the same."""
+def same_equation(gold: Sides, answer: Sides) -> bool:
+    """Whether two equations say the same."""
     with LOCK:
         if ratio(gold, answer):
             return True
@@ -433,45 +492,48 @@ def same_equation(gold, answer):
         )
 
 
-def same_inequality(gold, answer):
-    """Whether two inequalities of the same sign, as pairs of sides, say the same."""
+def same_inequality(gold: Sides, answer: Sides) -> bool:
+    """Whether two inequalities with the same sign say the same."""
     with LOCK:
         return ratio(gold, answer, positive=True)
 
 
-def ratio(gold, answer, positive=False):
+def ratio(gold: Sides, answer: Sides, positive: bool = False) -> bool:
     """Whether left - right of two pairs of sides is the same up to a constant (positive) factor."""
-    gold, answer = ("-", *gold), ("-", *answer)
-    rows = sampled(gold, answer) if names(gold) and names(gold) == names(answer) else []
+    first, second = Call("-", gold), Call("-", answer)
+    rows = sampled(first, second) if names(first) and names(first) == names(second) else []
     if not rows or not all(x and y for x, y in rows):
         return False
     ratios = [operator.truediv(*alike(row)) for row in rows]
-    return all(close(ratios[0], other) for other in ratios) and (not positive or ratios[0].real > 0)
+    return all(close(ratios[0], other) for other in ratios) and (not positive or bool(ratios[0].real > 0))
 
 
-def solves(letter, formula, equation, strict=False):
-    """Whether letter = formula is the one solution of an equation, a pair of sides: P = nRT/V of PV = nRT.
+def solves(letter: Tree, formula: Tree, equation: Sides, strict: bool = False) -> bool:
+    """Whether letter = formula is the one solution of an equation: P = nRT/V of PV = nRT.
 
-    In the letter, the equation must be a quotient of linear functions, which has one root. `strict`: nor may
-    it hold for all values of the letter where another one is 0, unless the formula has no value there.
+    In the letter, the equation must be a quotient of linear functions, which has one root. `strict`: it must
+    not hold for all values of the letter where another letter is 0, unless the formula has no value there.
     """
-    tree = ("-", *equation)
-    if letter[0] != "name" or letter[1] in names(formula) or names(tree) != names(("-", letter, formula)):
+    tree = Call("-", equation)
+    if not isinstance(letter, Name) or letter.name in names(formula):
+        return False
+    if names(tree) != names(Call("-", (letter, formula))):
         return False
     for point in range(3):
         root = value(formula, point)
         if root is None:
             return False
         steps = [1, 2, 3, 5]
-        at = [value(tree, point, **{letter[1]: root + step}) for step in (0, *steps)]
-        if None in at:
+        found = [value(tree, point, **{letter.name: root + step}) for step in (0, *steps)]
+        at = [x for x in found if x is not None]
+        if len(at) < len(found):
             return False
         zero, *f = alike(at)
         cross = (f[0] - f[2]) * (f[1] - f[3]) * (-1) * (-4), (f[1] - f[2]) * (f[0] - f[3]) * (-2) * (-3)
         if not close(zero + f[0], f[0]) or close(f[0], f[1]) or not close(*cross):
             return False
     for other in names(formula) if strict else ():
-        known = [value(tree, 0, **{other: Fraction(0), letter[1]: Fraction(n)}) for n in (1, 2)]
+        known = [value(tree, 0, **{other: Fraction(0), letter.name: Fraction(n)}) for n in (1, 2)]
         if known == [0, 0] and value(formula, 0, **{other: Fraction(0)}) is not None:
             return False
     return True

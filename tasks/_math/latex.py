@@ -1,20 +1,30 @@
 """LaTeX as people and models write it: one spelling for each thing, and units apart from their numbers."""
 
+from __future__ import annotations
+
 import re
 import unicodedata
+from collections.abc import Callable
 from fractions import Fraction
 
-# Characters of an answer and brackets within brackets: MATH's have 159 and 5.
+# Characters of an answer, and brackets within brackets. The answers of MATH have at most 159 and 5.
 MAX_LENGTH, MAX_DEPTH = 400, 12
 # Exponents within exponents.
 MAX_TOWER = 2
 
 
 class TooComplex(ValueError):
-    """An answer beyond the caps: no gold answer is, so it is wrong without a look."""
+    """An answer beyond the limits. No gold answer is, so it counts as wrong without being read."""
 
 
-# One character each stands for what LaTeX spells out; the text that is read cannot hold them any more.
+Replacement = str | Callable[[re.Match[str]], str]
+
+
+def compiled(table: list[tuple[str, Replacement]]) -> list[tuple[re.Pattern[str], Replacement]]:
+    return [(re.compile(pattern), new) for pattern, new in table]
+
+
+# One character for each thing that LaTeX spells out. Where the text itself has them, they are replaced first.
 ROW, WORD, END, OPEN, CLOSE, MONEY = "⏎", "«", "»", "⦃", "⦄", "¤"
 SIGNS = {
     "−": "-", "–": "-", "‐": "-", "‑": "-", "÷": "/", "⁄": "/", "∕": "/",
@@ -25,7 +35,7 @@ SIGNS = {
     "φ": r"\phi ", "∞": r"\infty ", "\xa0": " ", "∠": r"\angle ", "△": r"\triangle ", "λ": r"\lambda ",
     "ω": r"\omega ", "。": ".", "、": ",", "｛": r"\{", "｝": r"\}", "￥": "¥", "’": "'", "′": "'",
 }  # fmt: skip
-# Chinese texts have signs at the width of their own characters.
+# Chinese texts use full-width signs.
 WIDE = {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F) if not chr(code).isalnum()}
 PRIVATE = str.maketrans(WIDE | dict.fromkeys(ROW + WORD + END + OPEN + CLOSE + MONEY, "\ufffd") | SIGNS)
 SCRIPT = re.compile("(?P<up>[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+)|(?P<low>[₀₁₂₃₄₅₆₇₈₉]+)|[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
@@ -33,22 +43,23 @@ FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc ln lg log exp max min gcd lcm".split()
 )
 COMMANDS = [*FUNCTIONS, "sqrt", "pi", "cup"]
-# What only says how a formula is set, before \text{} is read.
-LAYOUT = [
+# Commands for the layout only, before \text{} is read.
+LAYOUT = compiled([
     (r"\\\\\s*(?:\[[^\[\]]{0,9}\])?(?![a-zA-Z])|\\cr\b", ROW),
     (r"\\\$|\\text\{(?:\$|USD|Rs\.?)\s*\}|[€£¥₹]|\\pounds|\\euro(?![a-z])", MONEY),
     (r"(?<=[0-9])\s*(\\text\s*\{)?\s*万", r"\\cdot 10^4 \1"),
     (r"(?<=[0-9])\s*(\\text\s*\{)?\s*亿", r"\\cdot 10^8 \1"),
-    (r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))", r"\\wedge"),  # of vectors
+    # Of vectors.
+    (r"\\times(?=\s*\{?\s*\\(?:mathbf|vec|boldsymbol)(?![a-zA-Z]))", r"\\wedge"),
     (r"\\[()\[\]]|\$", ""),
     (r"\\!|\\(?:underline|(?:display|text)style|limits|boldsymbol|rm|bf|it)(?![a-zA-Z])", ""),
     (r"\\(?:left|right)\s*\.|\\[mM]?(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])", ""),
     (r"\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
     (r"\\mathbb\s*\{?\s*([RZ])\s*\}?|\\mathbf\s*\{([RZ])\}|\\R(?![a-zA-Z])", r"\\Reals\1\2 "),
     (r"\\RealsZ", r"\\Integers"), (r"\\RealsR", r"\\Reals"),
-]  # fmt: skip
+])  # fmt: skip
 # One of several ways to write a thing, after \text{} is read.
-SPELLING = [
+SPELLING = compiled([
     (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
     (r"\\[lc]?dots(?![a-zA-Z])|(?<=[,\s])\.\.\.", r"\\ldots "),
     (r"\\(?:bar|dot)\s*(?=\{?[0-9])", r"\\overline"),
@@ -89,8 +100,7 @@ SPELLING = [
     (r"(?<![0-9])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9])", r"\1\\frac{\2}{\3}"),
     (r"\band\b", ","),
     (r"\bor\b", ";"),
-]  # fmt: skip
-LAYOUT, SPELLING = ([(re.compile(pattern), new) for pattern, new in table] for table in (LAYOUT, SPELLING))
+])  # fmt: skip
 TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname)\s*"
     rf"\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}|{WORD}[^{END}]*{END}|([一-鿿]+)"
@@ -129,21 +139,24 @@ INTEGER = re.compile(
 )
 
 
-def words(text):
-    """The words and signs of a text, in small letters, without marks, articles and commands."""
+def words(text: str) -> str:
+    """The words and signs of a text in small letters, without punctuation, articles and commands."""
     text = re.sub("(?<![a-zA-Z])(?:[A-Z]+|[A-Z][a-z]*)(?![a-zA-Z])", lambda m: m[0].lower(), text)
     text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)
     text = re.sub(r"\b(?:an?|the)\s+(?=[a-z]{2})", "", text)
     return " ".join(re.findall(r"[a-zA-Z0-9一-鿿]+|[-+/^*=<>;]|\\cdot", text.replace("\\", " \\")))
 
 
-def tidy(text):
-    r"""`text` with one spelling for each thing: no $, \left, \dfrac, \!, no full stop, \text{m} as «m»."""
+def tidy(text: str) -> str:
+    r"""`text` with one spelling for each thing: no $, \left, \dfrac, \!, no full stop, \text{m} as «m».
+
+    Errors: TooComplex.
+    """
     if len(text) > MAX_LENGTH:
         raise TooComplex("too long")
     text = re.sub("^([A-J])、", r"\1. ", text).translate(PRIVATE)
     if "begin" not in text:
-        # The backslash doubled, as in JSON.
+        # A doubled backslash, as in JSON.
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     text = LEAD.sub(lambda m: "" if m["close"] else m["open"] or "", BOLD.sub(r"\1", text))
     text = BOLD.sub(r"\1", text)
@@ -169,12 +182,13 @@ def tidy(text):
     return text
 
 
-def _check(text):
-    """Errors: TooComplex, of a text whose brackets or exponents are nested too deep."""
+def _check(text: str) -> None:
+    """Errors: TooComplex, of a text whose brackets or exponents are nested too deeply."""
     if re.search(r"\^\s*(?:\{[^{}]*\}|[^{\s])\s*\^", text):
         raise TooComplex("a power of a power")
     # Of each open bracket: whether it is an exponent.
-    exponents, before = [], ""
+    exponents: list[bool] = []
+    before = ""
     for sign in text:
         if sign in "([{" + OPEN:
             exponents.append(before == "^")
@@ -187,7 +201,7 @@ def _check(text):
         before = sign if sign != " " else before
 
 
-def _of_script(match):
+def _of_script(match: re.Match[str]) -> str:
     """LaTeX of raised or lowered digits, or of a fraction that is one character."""
     digits = unicodedata.normalize("NFKC", match[0]).replace("−", "-")
     if match["up"] or match["low"]:
@@ -195,7 +209,7 @@ def _of_script(match):
     return r"\frac" + "".join(f"{{{part}}}" for part in digits.split("⁄"))
 
 
-def _of_text(match):
+def _of_text(match: re.Match[str]) -> str:
     r"""What the content of a \text{} means: a separator, a choice's letter, a word number, or «words»."""
     content = " ".join((match[1] or match[2] or "").split())
     word = content.strip(" ,.").lower()
@@ -214,23 +228,27 @@ def _of_text(match):
     return content if re.search("[0-9]", content) else f"{WORD}{content}{END}"
 
 
-def _of_combinations(match):
+def _of_combinations(match: re.Match[str]) -> str:
+    r"""\binom{n}{k} of C_n^k, C(n,k) and the like."""
     n, k = (part.strip("{}") for part in match.groups() if part)
     if match[3]:
         n, k = k, n
     return f"\\binom{{{n}}}{{{k}}}" if not (n + k).isdigit() or int(n) >= int(k) else match[0]
 
 
-def _of_permutations(match):
+def _of_permutations(match: re.Match[str]) -> str:
+    r"""\binom{n}{k} k! of A_n^k."""
     n, k = match.groups()
     return f"\\binom{{{n}}}{{{k}}}\\cdot {k}!" if int(n) >= int(k) else match[0]
 
 
 # ---------------------------------------------------------------- units
 
-# Units that are numbers.
-WORTH = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-WORTH["cent"] = Fraction(1, 100)
+# The numbers that some units stand for.
+WORTH: dict[str, Fraction | int] = {
+    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+    "cent": Fraction(1, 100),
+}  # fmt: skip
 UNITS = {
     name + plural: line.split()[0]
     for line in (
@@ -245,7 +263,7 @@ UNITS = {
     for name in line.split()
     for plural in ("", "s")
 }  # fmt: skip
-# What follows a number and is no unit of it: 5 or more, 5 squared.
+# Words after a number that are no unit of it: 5 or more, 5 squared.
 NO_UNITS = {"or", "and", "not", "is", "at", "to", "plus", "minus", "squared", "cubed", "factorial"}
 NO_UNIT = re.compile(r"[,;]|.*(?:[不非或和与至到加减乘除余多]|以上|以下|左右)")
 VAGUE = {"unit", "units", "square", "sq", "cubic", "cu", "per", "of", "a", "the", "us"}
@@ -260,8 +278,8 @@ UNIT_TAIL = re.compile(
 )
 
 
-def split_unit(text):
-    """(the text without a trailing unit or modulus or a currency, the name of that, "" if there is none)."""
+def split_unit(text: str) -> tuple[str, str]:
+    """(the text without a unit or modulus at its end or a currency; the name of that, else "")."""
     unit = ""
     if MONEY in text:
         text, unit = text.replace(MONEY, ""), "dollar"
@@ -288,19 +306,19 @@ def split_unit(text):
     return text, unit
 
 
-def unit_of(name):
-    """The first spelling of a unit, None if it is none; one letter means what it means in its case."""
+def unit_of(name: str) -> str | None:
+    """The first spelling of a unit, None if it is none. The case of a single letter matters."""
     return UNITS.get(name if len(name) == 1 else name.lower())
 
 
-def same_unit(unit, other):
-    """Whether two units may be the same; the lack of one, or of an exponent, says nothing."""
+def same_unit(unit: str, other: str) -> bool:
+    """Whether two units may be the same: a missing unit or exponent fits any."""
     (name, _, power), (name2, _, power2) = unit.partition("^"), other.partition("^")
     return not name or not name2 or name == name2 and (not power or not power2 or power == power2)
 
 
-def _surely_unit(bare, value):
-    """Whether letters after a value, without \\text, are a unit, no variables: 5cm, 5 m, 5 square feet."""
+def _surely_unit(bare: str, value: str) -> bool:
+    """Whether letters after a value, not in \\text, are a unit and no variables: 5cm, 5 m, 5 square feet."""
     names = re.findall("[a-zA-Z]+", bare)
     if not bare[0].isspace():
         return len(names) == 1 and len(bare) > 1 and bool(unit_of(bare))

@@ -1,101 +1,144 @@
 """Exact arithmetic on what a model writes: no `eval`, and no text is too odd or too long."""
 
+from __future__ import annotations
+
+import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
+
+# An int wherever it is one.
+Number = int | Fraction
+# (sign, left, right)
+Operation = tuple[str, Number, Number]
 
 TYPOGRAPHIC = str.maketrans({"×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/", "−": "-", "–": "-"})
-MAX_LENGTH = 200  # characters of an expression; no honest one comes near
-MAX_SIDE = 40  # characters of a side of an equation in prose
-RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2}
+# Characters of an expression; no honest one is nearly as long.
+MAX_LENGTH = 200
+# Characters of a side of an equation in prose.
+MAX_SIDE = 40
+PLAIN = re.compile(r"[-+*/()0-9\s]+")
+TOKEN = re.compile(r"[0-9]+|[-+*/()]")
+OPERATIONS: dict[str, Callable[[Number, Number], Number]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": Fraction,
+}
+
+
+class Arithmetic(NamedTuple):
+    """What an expression computes: its value, its numbers and its operations in order."""
+
+    value: Number
+    numbers: tuple[int, ...]
+    operations: tuple[Operation, ...]
+
+
+class Statement(NamedTuple):
+    """What an equation such as `(3+5)*2 = 16` states: operands, value, whether it holds, operations."""
+
+    operands: tuple[int, ...]
+    value: Number
+    holds: bool
+    operations: tuple[Operation, ...]
+
+
+class Reader:
+    """Recursive descent over the tokens of an expression. Errors: IndexError where they end too early,
+    SyntaxError, ZeroDivisionError.
+    """
+
+    def __init__(self, text: str) -> None:
+        # The next token is the last one.
+        self.tokens = TOKEN.findall(text)[::-1]
+        self.numbers: list[int] = []
+        self.operations: list[Operation] = []
+
+    def sum(self) -> Number:
+        return self.chain("+-", self.product)
+
+    def product(self) -> Number:
+        return self.chain("*/", self.atom)
+
+    def chain(self, signs: str, part: Callable[[], Number]) -> Number:
+        """One or more parts with these signs between them, computed from left to right."""
+        value = part()
+        while self.tokens and self.tokens[-1] in signs:
+            sign = self.tokens.pop()
+            right = part()
+            self.operations.append((sign, value, right))
+            value = apply(sign, value, right)
+        return value
+
+    def atom(self) -> Number:
+        token = self.tokens.pop()
+        if token == "(":
+            value = self.sum()
+            if self.tokens.pop() != ")":
+                raise SyntaxError
+            return value
+        if not token.isdigit() or token[0] == "0" != token:
+            raise SyntaxError
+        number = int(token)
+        self.numbers.append(number)
+        return number
+
+
+def apply(sign: str, left: Number, right: Number) -> Number:
+    """left + right, or with another of the signs + - * /. Errors: ZeroDivisionError."""
+    value = OPERATIONS[sign](left, right)
+    return value if value.denominator > 1 else value.numerator
 
 
 @lru_cache(maxsize=1 << 14)
-def evaluate(expression):
-    """(exact value, its numbers in order, its operations in order) of ASCII digits with + - * / and brackets;
-    None of any other text.
+def evaluate(expression: str) -> Arithmetic | None:
+    """What an expression of ASCII digits with + - * / and brackets computes; None of any other text.
 
-    An operation is (sign, left, right), the two as numerator and denominator, perhaps not reduced. Refused:
-    signs before a number (-3), leading zeros (007), gaps in a number (1 2), division by zero, and all that is
-    no plain arithmetic. Two stacks, of values and of operators: no depth of brackets overflows.
+    Refused are signs before a number (-3), leading zeros (007), gaps in a number (1 2), division by zero, and
+    texts of more than MAX_LENGTH characters.
     """
-    if len(expression) > MAX_LENGTH or not re.fullmatch(r"[-+*/()0-9\s]+", expression):
+    if len(expression) > MAX_LENGTH or not PLAIN.fullmatch(expression):
         return None
-    values, operators, numbers, operations = (
-        [],
-        [],
-        [],
-        [],
-    )  # values: numerator and denominator, far faster than Fraction
-    due = True  # the next token must be a number or an opening bracket
-
-    def apply():
-        op, (c, d), (a, b) = operators.pop(), values.pop(), values.pop()
-        operations.append((op, (a, b), (c, d)))
-        match op:
-            case "+":
-                values.append((a * d + c * b, b * d))
-            case "-":
-                values.append((a * d - c * b, b * d))
-            case "*":
-                values.append((a * c, b * d))
-            case _ if c == 0:
-                raise ZeroDivisionError
-            case _:
-                values.append((a * d, b * c))
-
+    reader = Reader(expression)
     try:
-        for token in re.findall(r"[0-9]+|[-+*/()]", expression):
-            if due and token[0] in "0123456789" and (token == "0" or token[0] != "0"):
-                numbers.append(int(token))
-                values.append((numbers[-1], 1))
-                due = False
-            elif due and token == "(":
-                operators.append(token)
-            elif not due and token == ")":
-                while operators[-1] != "(":
-                    apply()
-                operators.pop()
-            elif not due and token in "+-*/":
-                while operators and RANK[operators[-1]] >= RANK[token]:
-                    apply()
-                operators.append(token)
-                due = True
-            else:
-                return None
-        while operators and not due:
-            apply()  # a bracket left open finds too few values
-    except (IndexError, ZeroDivisionError):
+        value = reader.sum()
+    except (IndexError, SyntaxError, ZeroDivisionError, RecursionError):
         return None
-    return None if due else (Fraction(*values[0]), tuple(numbers), tuple(operations))
+    return None if reader.tokens else Arithmetic(value, tuple(reader.numbers), tuple(reader.operations))
 
 
-def read_equation(text):
-    """(operands, value stated, whether it holds, operations) of an equation such as `(3+5)*2 = 16`; None of
-    other texts.
+def read_equation(text: str) -> Statement | None:
+    """The Statement of a text such as `(3+5)*2 = 16`; None of other texts.
 
     text: digits, points, + - * / ( ) = and blanks, perhaps with loose ends as prose leaves them around it. In
-    a chain `3*5 = 10+5 = 15` the operands and operations (see evaluate) are those of the first side that
-    computes, the value is the last, and it holds where all sides agree (to 1/100 if there are decimal
-    points).
+    a chain `3*5 = 10+5 = 15` the operands and operations are those of the first side that computes, the value
+    is the last one, and the chain holds where all sides agree (to 1/100 if there are decimal points).
     """
     if len(text) > MAX_LENGTH:
         return None
     sides = [_side(side) for side in text.rstrip(" =").split("=")]
-    computes = next((side for side in sides if side and len(side[1]) > 1), None)
-    if len(sides) < 2 or computes is None or None in sides:
+    known = [side for side in sides if side]
+    computes = next((side for side in known if len(side.numbers) > 1), None)
+    if len(sides) < 2 or len(known) < len(sides) or computes is None:
         return None
-    value, margin = sides[-1][0], Fraction(1, 100) if "." in text else 0
-    return computes[1], value, all(abs(side[0] - value) <= margin for side in sides), computes[2]
+    value = known[-1].value
+    margin = Fraction(1, 100) if "." in text else Fraction(0)
+    holds = all(-margin <= side.value - value <= margin for side in known)
+    return Statement(computes.numbers, value, holds, computes.operations)
 
 
 @lru_cache(maxsize=1 << 14)
-def _side(text):
+def _side(text: str) -> Arithmetic | None:
+    """What one side of an equation computes; a number alone, which may be negative, has no `numbers`."""
     if len(text) > MAX_SIDE:
         return None
     text = text.strip(" .").rstrip(" (+-*/")
-    if text.count("(") != text.count(")"):  # a bracket of the sentence's, as in `(3+5=8)`
+    # A bracket of the sentence, as in `(3+5=8)`.
+    if text.count("(") != text.count(")"):
         text = text.strip("() ")
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text):
-        return Fraction(text) if "." in text else int(text), (), ()
+        return Arithmetic(Fraction(text) if "." in text else int(text), (), ())
     return evaluate(text)

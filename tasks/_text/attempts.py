@@ -1,30 +1,39 @@
 """What a response to Countdown does while it thinks: attempts, checks, giving up, read from its text.
 
 `read` is the one parser: `behaviours` counts for the trainer, `plots/` colours the text by its spans.
-tests/fixtures/labelled_attempts.jsonl holds it to hand labels.
+Its tests compare it with hand labels (tests/fixtures/labelled_attempts.jsonl).
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 
-from tasks import TAIL, extract_answer
-from tasks._text.arithmetic import TYPOGRAPHIC, evaluate, read_equation
+from tasks import TAIL, Example, extract_answer
+from tasks._text.arithmetic import TYPOGRAPHIC, Number, Operation, apply, evaluate, read_equation
 
-MAX_READ, MAX_EQUATIONS = 12_000, 200  # characters of the thinking, and equations in it, that are read
-REACH = 120  # characters behind an equation in which a verdict on it may stand
+# A number, or (whether it is a sum, its sorted terms or factors, each with a sign or an exponent of 1 or -1).
+Form = Number | tuple[bool, "tuple[tuple[int, Form], ...]"]
 
-# Linear time on any text: a run is one class of characters, and a verdict is looked for within REACH only.
+# Characters of the thinking, and equations in it, that are read.
+MAX_READ, MAX_EQUATIONS = 12_000, 200
+# Characters after an equation in which a verdict on it is looked for.
+REACH = 120
+
+# Linear time on any text: a run is one class of characters, and REACH bounds the search for a verdict.
 RUN = re.compile(r"[(0-9](?:[-+*/()=0-9 ]|\.(?=[0-9]))*")
-STATED = re.compile(  # behind an expression without `=`: its value in words
+# After an expression without `=`: its value in words.
+STATED = re.compile(
     r"""[?.,;:]?\s{0,2}(?:(?:which|that|this|it)\s?)?
         (?:(?:is|['’]s|equals|makes|gives(?:\ us)?|yields|results\ in|comes\ to)\ |[→≈⇒]\s?)
         (?P<value>-?[0-9]+(?:\.[0-9]+)?)(?![0-9]|\ ?[-+*/(]\ ?[0-9])""",
     re.VERBOSE,
 )
-MARKUP = re.compile(  # what stands around arithmetic in Markdown and LaTeX, and the numbering of a list
+# The mark-up of arithmetic in Markdown and LaTeX, and the numbering of a list.
+MARKUP = re.compile(
     r"""\\(?P<times>times|cdot|ast)\b | \\(?P<div>div)\b | \\[a-z]{0,2}frac\{(?P<a>[0-9]+)\}\{(?P<b>[0-9]+)\}
     | \\[()\[\]] | \$ | (?<![0-9)])\*\* | \*\*(?![0-9(])
     | (?P<x>(?<=[0-9)])\ ?x\ ?(?=[0-9(])) | ^[ \t]{0,8}\(?[0-9]{1,2}[.)](?=\s)""",
@@ -61,53 +70,60 @@ CODE = re.compile(
 
 @dataclass(slots=True)
 class Equation:
-    """Characters start..end of the response; operations as in tasks._text.arithmetic.evaluate."""
+    """Characters start..end of the response, and what the equation states, as in arithmetic.Statement."""
 
     start: int
     end: int
-    operands: tuple
-    value: int | Fraction  # as stated
+    operands: tuple[int, ...]
+    value: Number
     holds: bool
-    operations: tuple
+    operations: tuple[Operation, ...]
 
 
 @dataclass(slots=True)
 class Check:
-    """A stated verdict on a value: characters start..end, whether it says that the target is reached."""
+    """A stated verdict on a value: characters start..end of the response.
+
+    yes: it says that the target is reached; right: it is true of the value.
+    """
 
     start: int
     end: int
     yes: bool
-    right: bool  # about the value
+    right: bool
 
 
 @dataclass(slots=True)
 class Attempt:
-    """A chain of equations, each from the problem's numbers towards the target."""
+    """A chain of equations from the problem's numbers towards the target, and the verdicts on it.
 
-    equations: list
-    left: list  # what the chain may still use; [] once it has used every number
-    checks: list = field(default_factory=list)
-    made: tuple | None = None  # combination(equations), once it was asked for
+    left: the numbers that the chain may still use, empty once it has used all; made: combination(equations),
+    once it was asked for.
+    """
+
+    equations: list[Equation]
+    left: list[Number]
+    checks: list[Check] = field(default_factory=list)
+    made: tuple[Form, ...] | None = None
 
     @property
-    def start(self):
+    def start(self) -> int:
         return self.equations[0].start
 
     @property
-    def end(self):
+    def end(self) -> int:
         return self.equations[-1].end
 
     @property
-    def value(self):
+    def value(self) -> Number:
         return self.equations[-1].value
 
     @property
-    def holds(self):
+    def holds(self) -> bool:
         return all(equation.holds for equation in self.equations)
 
     @property
-    def combination(self):
+    def combination(self) -> tuple[Form, ...]:
         if self.made is None:
             self.made = combination(self.equations)
         return self.made
@@ -117,56 +133,61 @@ class Attempt:
 class Reading:
     """Attempts and equations of the thinking, which ends at character `end`; finished: it was not cut off."""
 
-    attempts: list
-    equations: list
+    attempts: list[Attempt]
+    equations: list[Equation]
     end: int
     finished: bool
 
     @property
-    def checks(self):
+    def checks(self) -> list[Check]:
         return [check for attempt in self.attempts for check in attempt.checks]
 
 
-def read(completion, example):
-    """The Reading of a response.
+def read(completion: str, example: Example) -> Reading:
+    """The Reading of a response to a problem {"nums", "target"}.
 
     An equation continues a chain if it consumes what the chain has left: its values and the unused numbers.
-    One that only works out again what has just reached the target verifies it and is no attempt. What is
-    read ends with the thinking, or where the answer begins, or after MAX_READ characters or MAX_EQUATIONS
-    equations. Prose is read by its commonest phrases: good for a curve, less for one response.
+    One that only repeats what has just reached the target verifies it and is no attempt. Reading ends with
+    the thinking, or where the answer begins, or after MAX_READ characters or MAX_EQUATIONS equations. Of
+    prose, only the most common phrases are known: good for a curve, less so for one response.
     """
     nums, target = example["nums"], example["target"]
     thinking, finished = _thinking(completion)
-    found, attempts = [*islice(_equations(thinking), MAX_EQUATIONS)], []
-    chain, open_, text = None, False, "\n"  # the last attempt, whether it may go on, the text behind
+    found = [*islice(_equations(thinking), MAX_EQUATIONS)]
+    attempts: list[Attempt] = []
+    # The last attempt, whether it may continue, the text after it.
+    chain: Attempt | None = None
+    open_, text = False, "\n"
     for i, equation in enumerate(found):
         following = found[i + 1].start if i + 1 < len(found) else len(thinking)
         same_sentence = "\n" not in text and ". " not in text
         text = thinking[equation.end : min(following, equation.end + REACH)]
-        if not (chain and _restates(equation, chain, nums, target)):
-            if open_ and _in_full(equation, chain):
+        if chain is None or not _restates(equation, chain, nums, target):
+            if chain and open_ and _in_full(equation, chain):
                 chain.left = list(nums)
-            elif not (chain and _continues(equation, chain, open_, same_sentence, nums)):
+            elif chain is None or not _continues(equation, chain, open_, same_sentence, nums):
                 foreign = len(set(equation.operands) - set(nums))
                 if foreign and same_sentence or foreign == len(set(equation.operands)):
                     continue
-                attempts.append(chain := Attempt([], list(nums)))
+                chain = Attempt([], list(nums))
+                attempts.append(chain)
             chain.equations.append(equation)
             chain.left, open_ = _consume(chain.left, equation), True
         if check := _check(text, equation, target):
             chain.checks.append(check)
-            open_ = False  # what follows a verdict is an attempt of its own, unless it takes up the value
+            # What follows a verdict is a new attempt, unless it uses the value.
+            open_ = False
     return Reading(attempts, found, len(thinking), finished)
 
 
-def behaviours(completion, example):
-    """Dict of what the thinking does; a key that does not apply to it is left out.
+def behaviours(completion: str, example: Example) -> dict[str, float]:
+    """What the thinking does, by name; a name that does not apply is left out. Example: {"nums", "target"}.
 
-    attempts                chains of equations, each from the problem's numbers towards the target
-    checks                  verdicts on their values: "want 24: no", "too low", "✓"
+    attempts                number of chains of equations from the problem's numbers towards the target
+    checks                  number of verdicts on their values: "want 24: no", "too low", "✓"
     code_share              1.0 if it writes code, else 0.0
     search_share            1.0 if the response searches (two attempts, or a check), else 0.0
-    attempts_within_search  attempts, of a searching response only, as is
+    attempts_within_search  attempts, only of a response that searches, as is
     give_up_share           1.0 if the thinking ended although its last verdict was negative, else 0.0
     verdict_accuracy        share of the verdicts that are right about the value stated
     arithmetic_accuracy     share of the equations that hold
@@ -174,7 +195,7 @@ def behaviours(completion, example):
     reading = read(completion, example)
     attempts, checks = len(reading.attempts), reading.checks
     searches = attempts > 1 or bool(checks)
-    stats = {"attempts": attempts, "checks": len(checks), "search_share": float(searches)}
+    stats: dict[str, float] = {"attempts": attempts, "checks": len(checks), "search_share": float(searches)}
     stats["code_share"] = float(CODE.search(completion, 0, reading.end) is not None)
     if searches:
         stats["attempts_within_search"] = attempts
@@ -186,104 +207,100 @@ def behaviours(completion, example):
     return stats
 
 
-# ---------------------------------------------------------------- what plots/ asks of a reading
+# ---------------------------------------------------------------- for plots/
 
 
-def equations(completion):
+def equations(completion: str) -> list[Equation]:
     """The equations of any response's thinking, whatever its task; at most MAX_EQUATIONS."""
     return [*islice(_equations(_thinking(completion)[0]), MAX_EQUATIONS)]
 
 
-def abandoned(reading, target):
-    """For each attempt, whether it was left for another one without having been taken for the solution."""
+def abandoned(reading: Reading, target: int) -> list[bool]:
+    """For each attempt, whether another one follows although this one was not taken for the solution."""
     return [
         later and not (a.value == target and not a.left and (not a.checks or a.checks[-1].yes))
         for a, later in zip(reading.attempts, [True] * (len(reading.attempts) - 1) + [False])
     ]
 
 
-def repeats(reading):
+def repeats(reading: Reading) -> list[bool]:
     """For each attempt, whether an earlier one tried the same combination, up to the order in sums and
-    products, whatever it came to.
+    products, whatever its value.
     """
-    forms, again = set(), []
+    forms: set[tuple[Form, ...]] = set()
+    again = []
     for attempt in reading.attempts:
         again.append(attempt.combination in forms)
         forms.add(attempt.combination)
     return again
 
 
-def source_of_answer(completion, reading, target):
-    """The attempt that the answer copies: "reached" if it came to the target by its own account, "other" if
-    the answer is no such attempt; None without an answer.
+def source_of_answer(completion: str, reading: Reading, target: int) -> str | None:
+    """Whether the answer copies an attempt whose value, as stated, is the target: "reached" or "other".
+
+    None without an answer.
     """
     if (answer := extract_answer(completion)) is None:
         return None
     found = evaluate(_plain(answer).split("=")[0].strip())
-    form = found and combination([Equation(0, 0, found[1], found[0], True, found[2])])
+    form = found and combination([Equation(0, 0, found.numbers, found.value, True, found.operations)])
     reached = any(a.value == target and a.combination == form for a in reading.attempts)
     return "reached" if form and reached else "other"
 
 
-def combination(equations):
-    """What a chain of equations combines, hashable: sums and products flattened, their order forgotten."""
-    made = {}  # value -> forms that have it and are not yet used
+def combination(equations: Sequence[Equation]) -> tuple[Form, ...]:
+    """What a chain of equations combines: sums and products are flattened, and their order does not count."""
+    # By value: the forms that have it and are not yet used.
+    made: dict[Number, list[Form]] = {}
 
-    def take(pair):
-        value = _value(pair)
+    def take(value: Number) -> Form:
         return made[value].pop() if made.get(value) else value
 
     for equation in equations:
-        form = None
+        form: Form | None = None
         for sign, left, right in equation.operations:
             b, a = take(right), take(left)
-            kind = sign in "+-"
-            terms = _terms(a, kind, 1) + _terms(b, kind, 1 if sign in "+*" else -1)
-            form = (kind, tuple(sorted(terms, key=repr)))
-            forms = made.setdefault(_apply(sign, _value(left), _value(right)), [])
-            if form not in forms:  # else it is worked out again
+            is_sum = sign in "+-"
+            terms = _terms(a, is_sum, 1) + _terms(b, is_sum, 1 if sign in "+*" else -1)
+            form = (is_sum, tuple(sorted(terms, key=repr)))
+            forms = made.setdefault(apply(sign, left, right), [])
+            # Else it is computed a second time.
+            if form not in forms:
                 forms.append(form)
-        if form:  # known from here on by the value stated, be it right or wrong
+        # From here on, a form is known by the value stated, right or wrong.
+        if form is not None:
             forms = next(forms for forms in made.values() if form in forms)
             forms.remove(form)
             made.setdefault(equation.value, []).append(form)
     return tuple(sorted((form for forms in made.values() for form in forms), key=repr))
 
 
-def _terms(form, kind, sign):
-    if isinstance(form, tuple) and form[0] == kind:
+def _terms(form: Form, is_sum: bool, sign: int) -> list[tuple[int, Form]]:
+    if isinstance(form, tuple) and form[0] == is_sum:
         return [(sign * s, term) for s, term in form[1]]
     return [(sign, form)]
-
-
-def _value(pair):
-    a, b = pair
-    return Fraction(a, b) if a % b else a // b
-
-
-def _apply(sign, a, b):
-    return a + b if sign == "+" else a - b if sign == "-" else a * b if sign == "*" else Fraction(a) / b
 
 
 # ---------------------------------------------------------------- reading
 
 
-def _plain(text):
-    """The text in plain signs and small letters; every character keeps its place."""
+def _plain(text: str) -> str:
+    """The text in plain signs and small letters; every character keeps its position."""
 
-    def pad(found):
+    def pad(found: re.Match[str]) -> str:
         sign = "*" if found["times"] or found["x"] else "/" if found["div"] else ""
         sign = f"{found['a']}/{found['b']}" if found["a"] else sign
         return sign.center(len(found[0]))
 
     small = text.lower()
-    if len(small) != len(text):  # a few letters are longer when small
+    # A few letters are longer when small.
+    if len(small) != len(text):
         small = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
     return MARKUP.sub(pad, small.translate(SIGNS))
 
 
-def read_thinking(completion):
-    """(the thinking, at most MAX_READ characters, whether it ended): up to </think>, or to the answer."""
+def read_thinking(completion: str) -> tuple[str, bool]:
+    """(the thinking, up to </think> or to the answer, at most MAX_READ characters; whether it ended)."""
     tail = completion[-TAIL:]
     end = tail.rfind("</think>")
     end = tail.rfind("<answer>") if end < 0 else end
@@ -291,17 +308,17 @@ def read_thinking(completion):
     return completion[: min(stop, MAX_READ)], end >= 0
 
 
-def _thinking(completion):
+def _thinking(completion: str) -> tuple[str, bool]:
     text, ended = read_thinking(completion)
     return _plain(text), ended
 
 
-def _equations(thinking):
+def _equations(thinking: str) -> Iterator[Equation]:
     for run in RUN.finditer(thinking):
         text, end = run[0], run.end()
         if "=" not in text:
-            stated = any(map(text.__contains__, "+-*/")) and STATED.match(thinking, run.end())
-            if not stated:
+            stated = STATED.match(thinking, run.end())
+            if not stated or not any(sign in text for sign in "+-*/"):
                 continue
             text, end = f"{text.rstrip()}={stated['value']}", stated.end()
         if found := read_equation(text):
@@ -309,8 +326,8 @@ def _equations(thinking):
             yield Equation(start, start + len(thinking[start:end].rstrip(" =(+-*/")), *found)
 
 
-def _restates(equation, chain, nums, target):
-    """Whether it only says again what the chain has found: a full expression, or a step of a success."""
+def _restates(equation: Equation, chain: Attempt, nums: list[int], target: int) -> bool:
+    """Whether it only repeats what the chain has found: a full expression, or a step of a success."""
     if chain.checks and not chain.checks[-1].yes:
         return False
     if not chain.left and equation.value == chain.value and len(equation.operands) >= len(nums):
@@ -318,37 +335,36 @@ def _restates(equation, chain, nums, target):
     return chain.value == target and _steps([equation]) <= _steps(chain.equations)
 
 
-def _in_full(equation, chain):
+def _in_full(equation: Equation, chain: Attempt) -> bool:
     """Whether it is the chain so far in one expression, and more: `5-3=2, so 8*(5-3)=16`."""
     longer = len(equation.operations) > sum(len(e.operations) for e in chain.equations)
     return longer and _steps(chain.equations) < _steps([equation])
 
 
-def _steps(equations):
+def _steps(equations: Iterable[Equation]) -> set[Operation]:
     """Their operations as a set in which a+b is b+a."""
-    steps = set()
-    for equation in equations:
-        for sign, *sides in equation.operations:
-            a, b = map(_value, sides)
-            steps.add((sign, *sorted((a, b))) if sign in "+*" else (sign, a, b))
-    return steps
+    every = (operation for equation in equations for operation in equation.operations)
+    return {(sign, b, a) if sign in "+*" and b < a else (sign, a, b) for sign, a, b in every}
 
 
-def _continues(equation, chain, open_, same_sentence, nums):
+def _continues(equation: Equation, chain: Attempt, open_: bool, same_sentence: bool, nums: list[int]) -> bool:
+    """Whether the equation belongs to the chain; `open_`: no verdict on the chain has been given."""
     takes_up = chain.value in equation.operands
     if not chain.left:
         return False
-    if not open_:  # judged: it goes on only with the value that was judged
+    # After a verdict, only an equation with the value that was judged continues the chain.
+    if not open_:
         return takes_up and chain.value not in nums
     operands = equation.operands
     if all(operands.count(n) <= chain.left.count(n) for n in operands):
         return True
+    # A slip: 11*2=22, 21+6=27.
     slips = any(n in chain.left for n in operands) and not all(n in nums for n in operands)
-    return same_sentence and (takes_up or slips)  # a slip: 11*2=22, 21+6=27
+    return same_sentence and (takes_up or slips)
 
 
-def _consume(numbers, equation):
-    """`numbers` without the operands but with the result; [] when that completes the chain."""
+def _consume(numbers: Sequence[Number], equation: Equation) -> list[Number]:
+    """`numbers` without the operands but with the result; [] where that completes the chain."""
     left = list(numbers)
     for n in equation.operands:
         if n in left:
@@ -356,8 +372,8 @@ def _consume(numbers, equation):
     return [*left, equation.value] if left else []
 
 
-def _check(text, equation, target):
-    """The first verdict in the text behind an equation; None if there is none."""
+def _check(text: str, equation: Equation, target: int) -> Check | None:
+    """The first verdict in the text after an equation; None if there is none."""
     if found := _verdict(text, target):
         start, end, yes = found
         return Check(equation.end + start, equation.end + end, yes, yes == (equation.value == target))
@@ -365,10 +381,11 @@ def _check(text, equation, target):
 
 
 @lru_cache(maxsize=1 << 14)
-def _verdict(text, target):
+def _verdict(text: str, target: int) -> tuple[int, int, bool] | None:
     """(start, end, whether it says yes) of the first verdict in a text, with what leads up to it."""
     for verdict in VERDICT.finditer(text):
-        if verdict["is"] and int(verdict["is"]) != target:  # "that is 62": the value again, no verdict
+        # "that is 62" repeats the value and is no verdict.
+        if verdict["is"] and int(verdict["is"]) != target:
             continue
         start = len(text) - len(text.lstrip(" \n.,;:!?()*→-"))
         return min(start, verdict.start()), verdict.end(), bool(verdict["yes"] or verdict["tick"])

@@ -1,23 +1,31 @@
 """Rows of a data set: from a JSONL, JSON or parquet file, or from the Hugging Face hub."""
 
+from __future__ import annotations
+
 import json
 import re
 import sys
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-SMALL = 100  # rows: of a smaller file every one must be usable
+# A row as JSON gives it.
+Row = dict[str, Any]
+
+# In a data set of fewer rows than this, every row must be usable.
+SMALL = 100
 
 
 class TaskError(ValueError):
-    """A task, option, template or data file that cannot be used: one paragraph for the person who asked."""
+    """A task, option, template or data file that cannot be used: one paragraph for the user."""
 
 
 class BadRow(ValueError):
     """One row that cannot be used. The message continues "Row 7 of 'rows.jsonl' ..."."""
 
 
-def json_lines(text):
+def json_lines(text: str) -> list[tuple[int, str]]:
     """(line number, line) of every line of a JSONL text that is not blank.
 
     Only a line feed ends a line: str.splitlines would also split at U+2028, which JSON allows in a string.
@@ -25,23 +33,31 @@ def json_lines(text):
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def read_jsonl(path):
-    """The values of a JSONL file. Errors: OSError, ValueError."""
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSONL file, one per line. Errors: OSError, ValueError."""
     return [json.loads(line) for _, line in json_lines(path.read_text(encoding="utf-8"))]
 
 
-def read_rows(source, required, optional=(), config=None, split="train", remedy="", convert=None):
-    """Rows as a list of dicts that hold the `required` fields and, where a row has them, the `optional` ones.
+def read_rows(
+    source: str | Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    config: str | None = None,
+    split: str = "train",
+    remedy: str = "",
+    convert: Callable[[Row], Any] | None = None,
+) -> list[Any]:
+    """Rows as dicts that hold the `required` fields and, where a row has them, the `optional` ones.
 
     source: a .jsonl, .json (one object per line, or an array of objects) or .parquet file, or a hub id
     `owner/name`, of which `config` and `split` are read.
-    A required field may be "one|other": either will do. None in a required field counts as missing.
-    convert: row -> what is returned instead of it; BadRow says why a row cannot be used.
+    A required field may be "one|other": one of the two suffices. None in a required field counts as missing.
+    convert: row -> what is returned instead of it; it raises BadRow where a row cannot be used.
     remedy: what to do without the hub. Errors: TaskError, which says what was found and what was expected.
 
-    A row that cannot be used is an error in a data set of fewer than SMALL rows, or where more than half of
-    the rows are like that. Otherwise such rows are left out, and a line on stderr counts and names them. Rows
-    are counted from 1; in a file of one object per line they are its lines.
+    Rows that cannot be used are an error in a data set of fewer than SMALL rows, or where they are more than
+    half of all rows. Otherwise they are left out, and a line on stderr counts and names them. Rows are
+    counted from 1; in a file of one object per line they are its lines.
     """
     source = str(source)
     fields = [*dict.fromkeys(name for field in (*required, *optional) for name in field.split("|"))]
@@ -67,13 +83,15 @@ def read_rows(source, required, optional=(), config=None, split="train", remedy=
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-# cached, because a task reads the same file for both of its splits
+# Cached, because a task reads the same file for both of its splits.
 @cache
-def _warn(message):
+def _warn(message: str) -> None:
     print(f"tinyr1: {message}", file=sys.stderr)
 
 
-def _load(source, fields, config, split, remedy):
+def _load(
+    source: str, fields: list[str], config: str | None, split: str, remedy: str
+) -> list[tuple[int, Any]]:
     """[(number, row)] of a file or of the hub; a row that cannot be read is a BadRow. Errors: TaskError."""
     path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".json", ".parquet") or path.exists():
@@ -95,7 +113,8 @@ def _load(source, fields, config, split, remedy):
     )
 
 
-def _check(row, required):
+def _check(row: object, required: Sequence[str]) -> None:
+    """Errors: BadRow, of a row that is no object, lacks a field, or holds half a character."""
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, dict):
@@ -107,7 +126,7 @@ def _check(row, required):
         raise BadRow(f"lacks {lacks}: found the fields {', '.join(row) or '(none)'}, expected {expected}")
 
 
-def _read_json(path):
+def _read_json(path: Path) -> list[tuple[int, Any]]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         return [(number, _parse(line)) for number, line in json_lines(text)]
@@ -120,14 +139,15 @@ def _read_json(path):
         ) from error
 
 
-def _parse(line):
+def _parse(line: str) -> Any:
+    """The value of a line, a BadRow if it is not JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         return BadRow(f"is not JSON ({error}): {line[:60].rstrip()!r}")
 
 
-def _read_parquet(path, fields):
+def _read_parquet(path: Path, fields: list[str]) -> list[tuple[int, Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -138,15 +158,18 @@ def _read_parquet(path, fields):
         raise TaskError(f"The data file '{path}' is not a readable parquet file: {error}") from error
 
 
-def _read_hub(name, fields, config, split, remedy):
+def _read_hub(
+    name: str, fields: list[str], config: str | None, split: str, remedy: str
+) -> list[tuple[int, Any]]:
     try:
         import datasets
 
         data = datasets.load_dataset(name, *([config] if config else []), split=split)
-    except Exception as error:  # no network, no access, no such data set, no `datasets`: one remedy for all
+    # No network, no access, no such data set, no `datasets`: one remedy for all.
+    except Exception as error:
         remedy = remedy or (
-            f"run `hf download {name} --repo-type dataset --local-dir DIR`, bring its parquet file here and "
-            "pass data=FILE"
+            f"run `hf download {name} --repo-type dataset --local-dir DIR`, copy its parquet file to this "
+            "machine and pass data=FILE"
         )
         raise TaskError(
             f"There is no file {name!r} here, and it could not be fetched from the Hugging Face hub "
@@ -155,7 +178,9 @@ def _read_hub(name, fields, config, split, remedy):
     return _table_rows(lambda columns: data.select_columns(columns).data.table, data.column_names, fields)
 
 
-def _table_rows(read, names, fields):
-    """Only the columns that are asked for; where none is there, all, so that the error can name them."""
+def _table_rows(
+    read: Callable[[list[str]], Any], names: list[str], fields: list[str]
+) -> list[tuple[int, Any]]:
+    """The columns that are asked for; where the table has none of them, all, so that the error names them."""
     rows = read([field for field in fields if field in names] or names).to_pylist()
     return [*enumerate(rows, 1)]
