@@ -29,8 +29,8 @@ import collections
 import importlib
 import itertools
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,40 +43,19 @@ from critic import Critic, ImplicitPRM, NoAux, gae
 from engine import round_up
 from engine.policy import states_and_head
 from engine.rollout import Rollout, generate, join, longest_prompt
-from runtime import config
-from runtime.config import (
-    AMOUNT,
-    COUNT,
-    POSITIVE,
-    SHARE,
-    EvalOptions,
-    LoopOptions,
-    ModelOptions,
-    OptimOptions,
-    Options,
-    RolloutOptions,
-    RunOptions,
-    SampleOptions,
-    TaskOptions,
-    option,
-)
+from runtime import config, models
+from runtime.config import COUNT, POSITIVE, SHARE, Options, option
 from runtime.learner import Learner, weights_are_finite
 from runtime.loop import Loop, State
-from runtime.metrics import evaluation, sample_records, summarise
-from runtime.models import (
-    check_policy,
-    check_tokenizer,
-    load_model,
-    pad_id,
-    pick_attention,
-    recompute_layers,
-    stop_ids,
-)
+from runtime.metrics import dead_groups, evaluation, sample_records, step_metrics
 from runtime.presets import PRESETS, help_text
 from runtime.problems import Problem, Problems, check_splits, held_out
 from runtime.runfolder import HERE, Clock, Run, UserError, check_export, release_locks
 from runtime.scoring import check_some_succeeded, score
 from tasks import rewards
+
+# {curve: its value at a step}
+Metrics = dict[str, float]
 
 # ---------------------------------------------------------------- configuration
 
@@ -89,12 +68,12 @@ class Algorithm(Options):
     algo: str = option("grpo", "sets the defaults of the options in its row of ALGORITHMS")
     adv: str = option("zscore", "advantage: from the rewards of a group (loo: leave-one-out), or per token")
     whiten: bool = option(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
-    gamma: float = option(1.0, "discount per token of return, gae and PRIME's process rewards")
-    gae_lambda: float = option(1.0, "lambda of gae")
+    gamma: float = option(1.0, "discount per token of return, gae and PRIME's process rewards", within=SHARE)
+    gae_lambda: float = option(1.0, "lambda of gae", within=SHARE)
     loss_norm: str = option("sequence", "how tokens are weighted in the loss")
     surrogate: str = option("clip", "clip: PPO's; cispo: the clipped ratio weights log pi")
     ratio: str = option("token", "importance ratio per token or per sequence", ["token", "sequence"])
-    clip_low: float = option(0.2, "the ratio is clipped at 1 - clip_low")
+    clip_low: float = option(0.2, "the ratio is clipped at 1 - clip_low", within=SHARE)
     clip_high: float = option(0.2, "the ratio is clipped at 1 + clip_high")
     clip_dual: float = option(0.0, "lower bound of the objective where A < 0, as a multiple of A; 0: none")
     kl: float = option(0.0, "coefficient of the KL penalty to the initial policy; 0: no reference model")
@@ -102,15 +81,15 @@ class Algorithm(Options):
     kl_in: str = option("loss", "where it is subtracted: see ALGORITHMS", ["loss", "reward"])
     kl_target: float = option(0.0, "nats per response to which --kl is steered after each step; 0: fixed")
     entropy: float = option(0.0, "coefficient of the entropy bonus")
-    epochs: int = option(1, "passes over the samples of a step")
-    minibatches: int = option(1, "optimizer steps per pass")
+    epochs: int = option(1, "passes over the samples of a step", within=COUNT)
+    minibatches: int = option(1, "optimizer steps per pass", within=COUNT)
     tis_cap: float = option(0.0, "weight tokens by min(trainer's / engine's probability, tis_cap); 0: do not")
     aux: str = option("none", "model beside the policy: critic, or implicit PRM")
     critic: str = option(
         "copy", "values from a copy of the backbone, or a head on the policy's features", ["copy", "head"]
     )
     value_clip: float = option(0.2, "maximum distance from the old value in the critic's loss; 0: no limit")
-    prm_beta: float = option(0.05, "process reward = prm_beta * log(PRM / reference)")
+    prm_beta: float = option(0.05, "process reward = prm_beta * log(PRM / reference)", within=POSITIVE)
     critic_lr: float = option(0.0, "constant learning rate of the critic or the PRM; 0: that of --lr")
     critic_warmup: int = option(0, "first steps, in which only the critic or the PRM learns")
 
@@ -138,11 +117,6 @@ class Algorithm(Options):
         }  # fmt: skip
 
     def check(self) -> None:
-        self.check_ranges(
-            gamma=SHARE, gae_lambda=SHARE, clip_low=SHARE, clip_high=AMOUNT, clip_dual=AMOUNT, kl=AMOUNT,
-            kl_target=AMOUNT, entropy=AMOUNT, epochs=COUNT, minibatches=COUNT, tis_cap=AMOUNT,
-            value_clip=AMOUNT, prm_beta=POSITIVE, critic_lr=AMOUNT, critic_warmup=(0, 10**15),
-        )  # fmt: skip
         per_token = self.adv in ("return", "gae") or self.aux == "prm"
         clashes = {
             "--adv gae needs the values of states, and there is no critic: give --aux critic, or --algo ppo.":
@@ -162,15 +136,15 @@ class Algorithm(Options):
 
 @dataclass
 class Train(
-    ModelOptions,
-    TaskOptions,
-    SampleOptions,
-    RolloutOptions,
+    config.ModelOptions,
+    config.TaskOptions,
+    config.SampleOptions,
+    config.RolloutOptions,
     Algorithm,
-    OptimOptions,
-    EvalOptions,
-    LoopOptions,
-    RunOptions,
+    config.OptimOptions,
+    config.EvalOptions,
+    config.LoopOptions,
+    config.RunOptions,
 ):
     """Train a model on a task, in a run folder of its own."""
 
@@ -237,11 +211,11 @@ LOGITS = 2**25  # elements of a chunk of logits
 class Policy(nn.Module):
     """A causal language model that says how likely given completions are, at the sampling temperature."""
 
-    def __init__(self, model, temperature: float, precision: str):
+    def __init__(self, model: Any, temperature: float, precision: str):
         super().__init__()
         self.model, self.temperature, self.precision = model, temperature, precision
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def forward(self, input_ids: Tensor, mask: Tensor, entropy_grad: bool = False) -> tuple[Tensor, Tensor]:
@@ -260,7 +234,7 @@ class Policy(nn.Module):
         states = states[:, :-1][mask]  # (M,H) of the M tokens
         chosen = input_ids[:, 1:][mask]  # (M,)
 
-        def chunk(states, chosen):
+        def chunk(states: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
             logits = head(states)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature  # (m,V)
             logZ = logits.logsumexp(-1)  # (m,)
@@ -279,17 +253,18 @@ class Policy(nn.Module):
         full = torch.zeros(mask.shape, dtype=logprobs.dtype, device=logprobs.device)
         return full.masked_scatter(mask, logprobs), full.masked_scatter(mask, entropy)
 
-    def state_dict(self, *args, **options):
+    def state_dict(self, *args: Any, **options: Any) -> Any:
         """The model's own, so that a checkpoint holds its names."""
         return self.model.state_dict(*args, **options)
 
-    def load_state_dict(self, *args, **options):
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
         return self.model.load_state_dict(*args, **options)
 
 
 # ---------------------------------------------------------------- the objective
 
-ADVANTAGE = {  # rewards (B,G) of whole responses -> advantages (B,G), the same for each of their tokens
+# rewards (B,G) of whole responses -> advantages (B,G), the same for each of their tokens
+ADVANTAGE: dict[str, Callable[[Tensor], Tensor]] = {
     # 2402.03300, 4.1.2
     "zscore": lambda rewards: (
         (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
@@ -300,7 +275,8 @@ ADVANTAGE = {  # rewards (B,G) of whole responses -> advantages (B,G), the same 
     "loo": lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1),
 }
 
-LOSS_NORM = {  # mask (N,T), max_new_tokens -> weights (N,T) over the minibatch: micro-batches just add up
+# mask (N,T), max_new_tokens -> weights (N,T) over the minibatch: micro-batches just add up
+LOSS_NORM: dict[str, Callable[[Tensor, int], Tensor]] = {
     # 1/N sum 1/|o|: 2402.03300, eq. 3
     "sequence": lambda mask, cap: mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask),
     # DAPO, 2503.14476, eq. 8
@@ -311,13 +287,15 @@ LOSS_NORM = {  # mask (N,T), max_new_tokens -> weights (N,T) over the minibatch:
     "sum": lambda mask, cap: mask / len(mask),
 }
 
-KL = {  # log(policy/reference) -> estimate of KL(policy || reference), joschu.net/blog/kl-approx.html
+# log(policy/reference) -> estimate of KL(policy || reference), joschu.net/blog/kl-approx.html
+KL: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda log_ratio: log_ratio,
     "k2": lambda log_ratio: log_ratio**2 / 2,
     "k3": lambda log_ratio: torch.exp(-log_ratio) - 1 + log_ratio,
 }
 
-SURROGATE = {  # ratio, clipped ratio, advantages, logprobs, all (n,T) -> objective (n,T)
+# ratio, clipped ratio, advantages, logprobs, all (n,T) -> objective (n,T)
+SURROGATE: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     # PPO, 1707.06347
     "clip": lambda ratio, clipped, adv, logprobs: torch.minimum(ratio * adv, clipped * adv),
     # 2506.13585
@@ -326,8 +304,15 @@ SURROGATE = {  # ratio, clipped ratio, advantages, logprobs, all (n,T) -> object
 
 
 def policy_loss(
-    logprobs, old_logprobs, advantages, weights, cfg, kl_coef=0.0, ref_logprobs=None, entropy=None
-):
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    cfg: Algorithm,
+    kl_coef: float = 0.0,
+    ref_logprobs: Tensor | None = None,
+    entropy: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Minus the surrogate objective, minus the KL penalty (with ref_logprobs), plus the entropy bonus (with
     entropy), summed with `weights`; all (n,T). Returns the loss and per-token metrics (n,T).
 
@@ -393,27 +378,39 @@ class Batch:
     returns: Tensor | None = None  # (N,T) what the critic should have said
     advantages: Tensor | None = None  # (N,T)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.mask = self.rollout.mask  # (N,T) bool, the tokens of the completions
         self.loss_mask = self.mask & (self.has_loss & self.in_batch)[:, None]  # (N,T) bool
         self.total_length = self.rollout.prompt_len + self.rollout.length  # (N,)
         self.rows = torch.nonzero(self.in_batch)[:, 0]
 
-    def micro(self, rows: Tensor):
-        """Micro-batches of these rows: (where they are in (N,T) tensors, input_ids (n,L'), mask (n,L'-1))."""
-        for part, width in micro_batches(rows, self.total_length, self.cfg.micro_tokens):
-            where = (part, slice(width - 1))
-            yield where, self.rollout.input_ids[part, :width], self.mask[where]
+    def micro(self, rows: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        """Micro-batches of these rows, longest first, of at most --micro_tokens padded tokens: (where they are
+        in (N,T) tensors, input_ids (n,L'), mask (n,L'-1)).
+        """
+        length = self.total_length
+        rows = rows[length[rows].argsort(descending=True, stable=True)]
+        while len(rows):
+            width = min(round_up(int(length[rows[0]]), 8), int(length.max()))
+            count = max(1, self.cfg.micro_tokens // width)
+            where = (rows[:count], slice(width - 1))
+            yield where, self.rollout.input_ids[rows[:count], :width], self.mask[where]
+            rows = rows[count:]
 
-    def minibatches(self):
+    def minibatches(self) -> Iterator[Tensor]:
         """The rows of each optimizer step, `epochs` x `minibatches` of them."""
         shuffle = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
         for _ in range(self.cfg.epochs):
             order = torch.randperm(len(self.rows), generator=shuffle).to(self.rows.device)
             yield from self.rows[order].chunk(self.cfg.minibatches)
 
+    def kl_to_reference(self) -> Tensor:
+        """(N,T) estimate of KL(old policy || reference); compute_logprobs must have filled in both."""
+        assert self.old_logprobs is not None and self.ref_logprobs is not None
+        return KL[self.cfg.kl_estimator](self.old_logprobs - self.ref_logprobs)
+
     @torch.no_grad()
-    def map(self, function) -> Tensor:
+    def map(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """(N,T) of function(input_ids, mask) over all micro-batches, under fixed weights."""
         out = torch.zeros_like(self.rollout.logprobs)
         for where, input_ids, mask in self.micro(self.rows):
@@ -421,30 +418,20 @@ class Batch:
         return out
 
 
-def micro_batches(rows: Tensor, total_length: Tensor, budget: int):
-    """Split row indices into length-sorted groups of at most `budget` padded tokens: (rows, padded length),
-    longest first.
-    """
-    rows = rows[total_length[rows].argsort(descending=True, stable=True)]
-    while len(rows):
-        width = min(round_up(int(total_length[rows[0]]), 8), int(total_length.max()))
-        count = max(1, budget // width)
-        yield rows[:count], width
-        rows = rows[count:]
-
-
 # ---------------------------------------------------------------- one step: sample
 
 
-def sample(model, tokenizer, problems: list[Problem], G: int, cfg, seed: int) -> tuple[Rollout, list[str]]:
+def sample(
+    model: Any, tokenizer: Any, problems: list[Problem], G: int, cfg: Any, seed: int
+) -> tuple[Rollout, list[str]]:
     """G responses to each problem: the Rollout and the N texts, without the EOS."""
-    eos_ids = stop_ids(model, tokenizer, cfg.template)
+    eos_ids = models.stop_ids(model, tokenizer, cfg.template)
     try:
         rollout = generate(
             model, [p.prompt_ids for p in problems], G, max_new_tokens=cfg.max_new_tokens,
             eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
             stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
-            pad_id=pad_id(model, tokenizer), dtype=sampling_dtype(model, cfg),
+            pad_id=models.pad_id(model, tokenizer), dtype=models.sampling_dtype(model, cfg.precision),
         )  # fmt: skip
     # a prompt that does not fit
     except ValueError as error:
@@ -456,48 +443,14 @@ def sample(model, tokenizer, problems: list[Problem], G: int, cfg, seed: int) ->
     return rollout, [opened[i // G] + text for i, text in enumerate(texts)]
 
 
-def sampling_dtype(model, cfg) -> torch.dtype:
-    """bf16 on a GPU, where memory bounds decoding; fp32 on a CPU, where the gap to the trainer costs more."""
-    return torch.bfloat16 if model.device.type == "cuda" and cfg.precision == "bf16" else torch.float32
-
-
-def add_rewards(records: list[dict], cfg, seed) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The rewards (N,) that --rewards makes of the records, and its components.
-
-    A control's reward replaces the task's in the records, which keep that as task_reward, and decides what
-    training is told of right and wrong: nothing else may leak.
-    """
-    chance = np.random.default_rng(seed).random(len(records))
-    responses = [
-        rewards.Response(r["completion"], r, r["tokens"], cfg.max_new_tokens, cfg.overlong_buffer, u)
-        for r, u in zip(records, chance)
-    ]
-    total, components = rewards.total(cfg.rewards, responses)
-    if "task" not in components:
-        for record, reward in zip(records, total.tolist()):
-            record |= {"task_reward": record["reward"], "reward": reward}
-    return total, components
-
-
-def is_correct(record: dict) -> bool:
-    """What training is told: the task's verdict, or for a control whether its reward is above a half."""
-    return record["reward"] > 0.5 if "task_reward" in record else record["correct"]
-
-
-def dead_groups(records: list[dict], G: int) -> np.ndarray:
-    """(B,) bool, the groups whose task rewards (or the control's) are all equal."""
-    reward = np.array([r["reward"] for r in records]).reshape(-1, G)
-    return (reward == reward[:, :1]).all(1)
-
-
-def passes_filters(records: list[dict], cfg) -> np.ndarray:
+def passes_filters(records: list[dict], cfg: Train) -> np.ndarray:
     """(B,) bool, the groups that train: DAPO, 2503.14476, eq. 11; PRIME, 2502.01456."""
-    pass_rate = np.array([is_correct(r) for r in records]).reshape(-1, cfg.group).mean(1)
+    pass_rate = np.array([rewards.is_correct(r) for r in records]).reshape(-1, cfg.group).mean(1)
     keep = (cfg.min_pass_rate <= pass_rate) & (pass_rate <= cfg.max_pass_rate)
     return keep & ~dead_groups(records, cfg.group) if cfg.filter_groups else keep
 
 
-def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
+def sample_step(policy: Policy, tokenizer: Any, task: tasks.Task, loop: Loop, cfg: Train) -> Samples:
     """Sample and score G responses to each of the next B problems. New prompts replace the groups that the
     filters leave out, at most `max_resamples` times; what was left out stays in, for the metrics.
     """
@@ -511,7 +464,8 @@ def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
         with loop.clock("score"):
             verdicts = score(task, problems, texts, cfg.group, cfg.verdict_seconds)
             records = sample_records(problems, texts, verdicts, rollout, cfg.group)
-            total, components = add_rewards(records, cfg, (cfg.seed, loop.state.step, attempt))
+            seed_of_rewards = (cfg.seed, loop.state.step, attempt)
+            total, components = rewards.total(records, cfg, seed_of_rewards)
         parts.append(Samples(problems, rollout, records, total, components))
         missing -= int(passes_filters(records, cfg).sum())
         if not missing:
@@ -528,10 +482,10 @@ def sample_step(policy: Policy, tokenizer, task, loop: Loop, cfg) -> Samples:
 # ---------------------------------------------------------------- one step: advantages
 
 
-def make_batch(samples: Samples, cfg, step: int, kl_coef: float) -> Batch:
+def make_batch(samples: Samples, cfg: Train, step: int, kl_coef: float) -> Batch:
     """The Batch of these samples: their rewards, and which rows count."""
     rollout, device = samples.rollout, samples.rollout.input_ids.device
-    correct = torch.tensor([is_correct(r) for r in samples.records], device=device)
+    correct = torch.tensor([rewards.is_correct(r) for r in samples.records], device=device)
     keep = torch.tensor(passes_filters(samples.records, cfg), device=device)  # (B,)
     has_loss = rollout.finished if cfg.mask_truncated else torch.ones_like(rollout.finished)
     return Batch(
@@ -543,7 +497,7 @@ def make_batch(samples: Samples, cfg, step: int, kl_coef: float) -> Batch:
     )  # fmt: skip
 
 
-def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg) -> dict:
+def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg: Train) -> Metrics:
     """Fill in the log-probabilities under the policy and the reference, where something needs them."""
     in_reward = batch.kl_coef > 0 and cfg.kl_in == "reward"
     # gradients need no training mode, and dropout or router jitter would be another policy
@@ -554,19 +508,18 @@ def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg
         batch.old_logprobs = batch.map(lambda *x: policy(*x)[0])
     if not in_reward:
         return {}
-    kl = KL[cfg.kl_estimator](batch.old_logprobs - batch.ref_logprobs)[batch.loss_mask]
+    kl = batch.kl_to_reference()[batch.loss_mask]
     return {"kl": kl.sum().item() / max(1, len(kl))}
 
 
-def compute_advantages(batch: Batch, cfg) -> None:
+def compute_advantages(batch: Batch, cfg: Train) -> None:
     """Fill in the advantages (N,T), 0 outside the loss mask, and the returns for a critic. KL in the reward
     enters here.
     """
     zeros, penalty = torch.zeros_like(batch.rollout.logprobs), None
     rewards = batch.rewards.to(zeros.dtype)  # (B,G)
     if batch.kl_coef and cfg.kl_in == "reward":
-        kl = KL[cfg.kl_estimator](batch.old_logprobs - batch.ref_logprobs)
-        penalty = batch.kl_coef * kl * batch.loss_mask  # (N,T)
+        penalty = batch.kl_coef * batch.kl_to_reference() * batch.loss_mask  # (N,T)
     if cfg.adv in ADVANTAGE:
         if penalty is not None:
             rewards = rewards - penalty.sum(1).view_as(rewards)
@@ -577,8 +530,8 @@ def compute_advantages(batch: Batch, cfg) -> None:
         # on the last token
         token_rewards = zeros.scatter(1, (batch.total_length - 2)[:, None], rewards.view(-1, 1))
         token_rewards = token_rewards - (0.0 if penalty is None else penalty)
-        values = zeros if cfg.adv == "return" else batch.values
-        lam = 1.0 if cfg.adv == "return" else cfg.gae_lambda
+        # --adv return has no critic, so no values
+        values, lam = (zeros, 1.0) if batch.values is None else (batch.values, cfg.gae_lambda)
         advantages = gae(token_rewards, values, batch.loss_mask, cfg.gamma, lam)
         batch.returns = advantages + values
     advantages = advantages.masked_fill(~batch.loss_mask, 0.0)
@@ -600,11 +553,15 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
 # ---------------------------------------------------------------- one step: update
 
 
-def backward(policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg) -> tuple[float, dict, int]:
+def backward(
+    policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg: Train
+) -> tuple[float, Metrics, int]:
     """Add the gradient of these rows' loss with weights (N,T), which are normalised over the whole minibatch:
     (loss, sums of the metrics over tokens, tokens). Micro-batches, like the parts of ranks, add up.
     """
-    total, count, sums = 0.0, 0, collections.Counter()
+    assert batch.advantages is not None
+    total, count = 0.0, 0
+    sums: Any = collections.Counter()
     for where, input_ids, mask in batch.micro(rows):
         logprobs, entropy = policy(input_ids, mask, cfg.entropy != 0)  # (n,T)
         sampler = batch.rollout.logprobs[where]
@@ -613,7 +570,9 @@ def backward(policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg) -
         # the engine's rounding makes samples off-policy: fengyao.notion.site/off-policy-rl
         if cfg.tis_cap:
             advantages = advantages * torch.exp(old - sampler).clamp(max=cfg.tis_cap)
-        reference = batch.ref_logprobs[where] if batch.kl_coef and cfg.kl_in == "loss" else None
+        reference = None
+        if batch.ref_logprobs is not None and batch.kl_coef and cfg.kl_in == "loss":
+            reference = batch.ref_logprobs[where]
         bonus = entropy if cfg.entropy else None
         loss, per_token = policy_loss(
             logprobs, old, advantages, weights[where], cfg, batch.kl_coef, reference, bonus
@@ -627,17 +586,19 @@ def backward(policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg) -
     return total, sums, count
 
 
-def update(learner: Learner, batch: Batch, cfg) -> dict:
+def update(learner: Learner[Policy], batch: Batch, cfg: Train) -> Metrics:
     """`epochs` x `minibatches` optimizer steps on the rows of a batch whose advantages are known. Metrics.
 
     Rows whose advantages are 0 have no gradient without a KL penalty or an entropy bonus: they count in the
     loss's means but are not computed, so entropy, clip_frac, kl and rollout_kl are means over the tokens of
     the other rows. A NaN or infinite gradient never reaches the weights.
     """
+    assert batch.advantages is not None
     policy = learner.module
     policy.eval()
     every_row = cfg.entropy or (batch.kl_coef and cfg.kl_in == "loss")
-    sums, tokens, norms, losses = collections.Counter(), 0, [], []
+    sums: Any = collections.Counter()
+    tokens, norms, losses = 0, [], []
     for rows in batch.minibatches() if batch.step >= cfg.critic_warmup else ():
         weights = torch.zeros_like(batch.rollout.logprobs)  # (N,T)
         mask = batch.loss_mask[rows].to(weights.dtype)
@@ -658,20 +619,7 @@ def update(learner: Learner, batch: Batch, cfg) -> dict:
 # ---------------------------------------------------------------- around the step
 
 
-def describe_samples(samples: Samples, cfg) -> dict:
-    """Metrics of a step's samples: means over them, and what their rewards are like."""
-    rewards = samples.rewards.reshape(-1, cfg.group)  # (B,G)
-    metrics = summarise(samples.records) | {
-        "reward_shaped": torch.from_numpy(rewards).mean().item(),
-        "reward_std": torch.from_numpy(rewards).std(1, correction=min(1, cfg.group - 1)).mean().item(),
-        "dead_groups": float(dead_groups(samples.records, cfg.group).astype(np.float32).mean()),
-    }
-    if len(samples.components) > 1:
-        metrics |= {f"reward/{name}": float(part.mean()) for name, part in samples.components.items()}
-    return metrics | ({"resampled": len(samples.problems) - cfg.prompts} if cfg.max_resamples else {})
-
-
-def steer_kl(state: State, cfg, metrics: dict) -> dict:
+def steer_kl(state: State, cfg: Train, metrics: Metrics) -> Metrics:
     """Move the KL coefficient towards --kl_target nats per response: Ziegler et al., 1909.08593."""
     if not cfg.kl_target or "kl" not in metrics:
         return {}
@@ -681,7 +629,9 @@ def steer_kl(state: State, cfg, metrics: dict) -> dict:
     return {"kl_coefficient": used}
 
 
-def evaluate(model, tokenizer, task, problems: list[Problem], k: int, cfg, seed: int = 12345):
+def evaluate(
+    model: Any, tokenizer: Any, task: tasks.Task, problems: list[Problem], k: int, cfg: Any, seed: int = 12345
+) -> tuple[dict[str, Any], list[dict]]:
     """k samples of every problem: metrics (accuracy is pass@1, the mean over samples) and one record per
     sample.
     """
@@ -694,45 +644,35 @@ def evaluate(model, tokenizer, task, problems: list[Problem], k: int, cfg, seed:
 
 # ---------------------------------------------------------------- train
 
-AUX = {"none": NoAux, "critic": Critic, "prm": ImplicitPRM}
+AUX: dict[str, type[NoAux]] = {"none": NoAux, "critic": Critic, "prm": ImplicitPRM}
 
 
-def load_policies(cfg, device) -> tuple[Policy, Policy | None, Any]:
+def load_policies(cfg: Train, device: torch.device) -> tuple[Policy, Policy | None, Any]:
     """The policy, the reference if something needs it, and the tokenizer. Errors: UserError."""
     needs_reference = cfg.kl > 0 or cfg.aux == "prm"
     second_model = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
-    model, tokenizer = load_model(cfg.model, device, 16 + 6 * needs_reference + 16 * second_model)
+    model, tokenizer = models.load_model(cfg.model, device, 16 + 6 * needs_reference + 16 * second_model)
     policy, reference = Policy(model, cfg.temperature, cfg.precision), None
     if needs_reference:
-        reference = load_model(cfg.model, device, 4)[0].requires_grad_(False)
+        reference = models.load_model(cfg.model, device, 4)[0].requires_grad_(False)
         reference = Policy(reference, cfg.temperature, cfg.precision)
     return policy, reference, tokenizer
 
 
-def prepare(policy: Policy, tokenizer, task, cfg) -> list[Problem]:
+def prepare(policy: Policy, tokenizer: Any, task: tasks.Task, cfg: Train) -> list[Problem]:
     """Check all that can be checked before the first step; the held-out problems. Errors: UserError."""
     model, room = policy.model, longest_prompt(policy.model, cfg.max_new_tokens)
     held = held_out(task, cfg, tokenizer, room)
-    check_tokenizer(model, tokenizer, cfg.template, held)
+    models.check_tokenizer(model, tokenizer, cfg.template, held)
     check_export(model, tokenizer)
     if not weights_are_finite(model):
         raise UserError(f"The model {cfg.model} has weights that are NaN or infinite. Choose another one.")
     check_splits(Problems(task, "train", cfg, tokenizer, room), held)
-    pick_attention(model, cfg.precision)
+    models.pick_attention(model, cfg.precision)
     if cfg.gradient_checkpointing:
-        recompute_layers(model)
-    check_policy(model, cfg.model, Policy(model, 1.0, "fp32"))
+        models.recompute_layers(model)
+    models.check_policy(model, cfg.model, Policy(model, 1.0, "fp32"))
     return held
-
-
-def differences(cfg: Train, preset: str) -> dict:
-    """{option: value} where a run differs from its preset, with the row of its algorithm."""
-    now, own = asdict(cfg), PRESETS.get(preset, {})
-    row = ALGORITHMS[now["algo"]]
-    typed = now["algo"] != own.get("algo", Train.algo)
-    usual = asdict(Train()) | (own | row if typed else row | own)
-    free = ("name", "out", "overwrite")
-    return {name: value for name, value in now.items() if name not in free and value != usual[name]}
 
 
 def train(cfg: Train, preset: str = "") -> dict | None:
@@ -740,7 +680,8 @@ def train(cfg: Train, preset: str = "") -> dict | None:
 
     Returns the summary, None if interrupted. Errors: UserError, TaskError.
     """
-    clock, about = Clock(), {"preset": preset, "differences": differences(cfg, preset)}
+    clock, own = Clock(), config.differences(cfg, PRESETS.get(preset, {}), ALGORITHMS)
+    about = {"preset": preset, "differences": own}
     task, run = tasks.load(cfg.task), Run(cfg)
     cfg = config.resolve(cfg, run.saved.get("config", {}))
     torch.manual_seed(cfg.seed)
@@ -753,7 +694,7 @@ def train(cfg: Train, preset: str = "") -> dict | None:
     learner = Learner(policy, cfg.lr, cfg.weight_decay, cfg.grad_clip)
     aux = AUX[cfg.aux](policy, cfg)
 
-    def run_evaluation(count: int, k: int):
+    def run_evaluation(count: int, k: int) -> tuple[dict[str, Any], list[dict]]:
         return evaluate(policy.model, tokenizer, task, held[:count], k, cfg)
 
     with Loop(cfg, run, clock, data, learner, aux, tokenizer, run_evaluation, about) as loop:
@@ -766,7 +707,7 @@ def train(cfg: Train, preset: str = "") -> dict | None:
                 compute_advantages(batch, cfg)
                 metrics |= aux.update(batch)
                 metrics |= update(learner, batch, cfg)
-            metrics = describe_samples(samples, cfg) | metrics
+            metrics = step_metrics(samples, cfg) | metrics
             metrics |= steer_kl(loop.state, cfg, metrics)
             loop.log(metrics, samples)
         return loop.finish()

@@ -27,7 +27,7 @@ from engine import rollout
 from engine.generic import forward, forward_whole
 from engine.policy import position_limit
 from runtime import config
-from runtime.models import stop_ids
+from runtime.models import sampling_dtype, stop_ids
 from runtime.problems import pose
 
 WIDE = 90  # columns of a terminal from which on the answers stand side by side
@@ -212,7 +212,7 @@ def main(argv: list[str]) -> int:
     cfg = config.resolve(cfg, saved={})
     models = {"base": load(replace(cfg, model=cfg.base, checkpoint="")), "trained": load(cfg)}
     for model, _ in models.values():
-        model.to(tinyr1.sampling_dtype(model, cfg)).eval()
+        model.to(sampling_dtype(model, cfg.precision)).eval()
     task, tokenizer = tasks.load(cfg.task), models["base"][1]
     held = tinyr1.held_out(task, cfg, tokenizer)
     seed = random.randrange(2**31) if args.seed is None else args.seed

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -28,18 +28,21 @@ from tasks import rewards
 # ---------------------------------------------------------------- option groups
 
 
-def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
-    """A field of an option group."""
-    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+LARGEST = 10**15
+AMOUNT = (0, LARGEST)
+COUNT = (1, LARGEST)
+POSITIVE = (1e-12, LARGEST)
+SHARE = (0, 1)
+Range = tuple[float, float]
+
+
+def option(default: Any, help: str, choices: Iterable[str] | None = None, within: Range = AMOUNT) -> Any:
+    """A field of an option group; a number must lie `within` a range."""
+    metadata = {"help": help, "within": within} | ({"choices": list(choices)} if choices else {})
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
-
-COUNT = (1, 10**9)
-AMOUNT = (0, 10**9)
-POSITIVE = (1e-12, 10**9)
-SHARE = (0, 1)
 
 # Options that cannot act -> (when, what they would need).
 Idle = dict[str, tuple[Callable[[Any], bool], str]]
@@ -58,14 +61,7 @@ class Options:
         return {}
 
     def check(self) -> None:
-        """UserError for a value that is out of range or does not go with the others."""
-
-    def check_ranges(self, **ranges: tuple[float, float]) -> None:
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            # also refuses NaN
-            if not low <= value <= high:
-                raise UserError(f"--{name} {value} is out of range: it must lie in {low}..{high}.")
+        """UserError for options that do not go together."""
 
 
 @dataclass
@@ -84,36 +80,40 @@ class TaskOptions(Options):
     _argument_group_name = "task"
     task: str = option("countdown", "name of a task in tasks/, or the path of your own task file")
     task_args: list[str] = option([], "options of the task as name=value, e.g. numbers=3 reward=simplerl")
-    verdict_seconds: float = option(60.0, "a verdict that takes longer counts as failed")
-
-    def check(self) -> None:
-        self.check_ranges(verdict_seconds=(1e-3, 10**6))
+    verdict_seconds: float = option(
+        60.0, "a verdict that takes longer counts as failed", within=(1e-3, 10**6)
+    )
 
 
 @dataclass
 class SampleOptions(Options):
     _argument_group_name = "sampling"
-    max_new_tokens: int = option(384, "maximum tokens per response")
+    max_new_tokens: int = option(384, "maximum tokens per response", within=COUNT)
     temperature: float = option(1.0, "of training and evaluation samples")
-    top_p: float = option(1.0, "nucleus of all samples; log-probabilities are of the whole distribution")
-
-    def check(self) -> None:
-        self.check_ranges(max_new_tokens=COUNT, temperature=AMOUNT, top_p=POSITIVE)
-        if self.top_p > 1:
-            raise UserError(f"--top_p {self.top_p} must not exceed 1.")
+    top_p: float = option(
+        1.0, "nucleus of all samples; log-probabilities stay those of all tokens", within=(1e-12, 1)
+    )
 
 
 @dataclass
 class RolloutOptions(Options):
     _argument_group_name = "samples of a training step"
-    prompts: int = option(16, "B, prompts per step")
-    group: int = option(16, "G, samples per prompt")
+    prompts: int = option(16, "B, prompts per step", within=COUNT)
+    group: int = option(16, "G, samples per prompt", within=COUNT)
     filter_groups: bool = option(False, "leave out groups whose task rewards are all equal")
-    min_pass_rate: float = option(0.0, "leave out groups with a smaller share of correct answers")
-    max_pass_rate: float = option(1.0, "leave out groups with a larger share of correct answers")
-    max_resamples: int = option(0, "maximum draws of new prompts to replace the groups left out")
+    min_pass_rate: float = option(
+        0.0, "leave out groups with a smaller share of correct answers", within=SHARE
+    )
+    max_pass_rate: float = option(
+        1.0, "leave out groups with a larger share of correct answers", within=SHARE
+    )
+    max_resamples: int = option(
+        0, "maximum draws of new prompts to replace the groups left out", within=(0, 127)
+    )
     mask_truncated: bool = option(False, "leave responses that were cut at --max_new_tokens out of the loss")
-    overlong_buffer: int = option(64, "last tokens below the maximum; over them the penalty grows to 1")
+    overlong_buffer: int = option(
+        64, "last tokens below the maximum; over them the penalty grows to 1", within=COUNT
+    )
     rewards: str = option("task", "components that add up, e.g. task,format:0.2,overlong: tasks/rewards.py")
 
     IDLE = {
@@ -127,10 +127,6 @@ class RolloutOptions(Options):
         return self.filter_groups or self.min_pass_rate > 0 or self.max_pass_rate < 1
 
     def check(self) -> None:
-        self.check_ranges(
-            prompts=COUNT, group=COUNT, min_pass_rate=SHARE, max_pass_rate=SHARE, max_resamples=(0, 127),
-            overlong_buffer=COUNT,
-        )  # fmt: skip
         rewards.parse(self.rewards)
         if self.min_pass_rate > self.max_pass_rate:
             raise UserError(
@@ -141,31 +137,26 @@ class RolloutOptions(Options):
 @dataclass
 class OptimOptions(Options):
     _argument_group_name = "optimization"
-    steps: int = option(60, "training steps")
+    steps: int = option(60, "training steps", within=COUNT)
     token_budget: int = option(0, "stop after this many sampled tokens, if before --steps; 0: no budget")
-    lr: float = option(2e-4, "peak learning rate of AdamW")
+    lr: float = option(2e-4, "peak learning rate of AdamW", within=POSITIVE)
     warmup: int = option(3, "steps of linear warm-up")
     schedule: str = option("constant", "learning rate after the warm-up", ["constant", "cosine"])
     weight_decay: float = option(0.0, "of AdamW")
-    grad_clip: float = option(1.0, "maximum gradient norm")
-    micro_tokens: int = option(4096, "padded tokens per micro-batch: limits memory, keeps the gradient")
+    grad_clip: float = option(1.0, "maximum gradient norm", within=POSITIVE)
+    micro_tokens: int = option(
+        4096, "padded tokens per micro-batch: limits memory, keeps the gradient", within=COUNT
+    )
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
-
-    def check(self) -> None:
-        self.check_ranges(
-            steps=COUNT, token_budget=(0, 10**15), lr=POSITIVE, warmup=AMOUNT, weight_decay=AMOUNT,
-            grad_clip=POSITIVE, micro_tokens=COUNT,
-        )  # fmt: skip
 
 
 @dataclass
 class EvalOptions(Options):
     _argument_group_name = "evaluation"
-    eval_problems: int = option(500, "held-out problems; of a training run: before and after it")
-    eval_samples: int = option(4, "k, samples per held-out problem")
-
-    def check(self) -> None:
-        self.check_ranges(eval_problems=COUNT, eval_samples=COUNT)
+    eval_problems: int = option(
+        500, "held-out problems; of a training run: before and after it", within=COUNT
+    )
+    eval_samples: int = option(4, "k, samples per held-out problem", within=COUNT)
 
 
 @dataclass
@@ -173,18 +164,16 @@ class LoopOptions(Options):
     _argument_group_name = "during training"
     probe_every: int = option(10, "steps between small evaluations; 0: none")
     probe_problems: int = option(128, "held-out problems of a small evaluation, one sample each")
-    save_every: int = option(5, "steps between checkpoints")
-    keep_checkpoints: int = option(2, "how many of the last checkpoints stay on disk")
+    save_every: int = option(5, "steps between checkpoints", within=COUNT)
+    keep_checkpoints: int = option(2, "how many of the last checkpoints stay on disk", within=COUNT)
     keep_samples: int = option(8, "training samples per step that samples.jsonl keeps")
-    bad_steps: int = option(3, "stop after this many steps in a row with a NaN or infinite gradient")
+    bad_steps: int = option(
+        3, "stop after this many steps in a row with a NaN or infinite gradient", within=COUNT
+    )
 
     IDLE = {"probe_problems": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0")}
 
     def check(self) -> None:
-        self.check_ranges(
-            probe_every=AMOUNT, probe_problems=AMOUNT, save_every=COUNT, keep_checkpoints=COUNT,
-            keep_samples=AMOUNT, bad_steps=COUNT,
-        )  # fmt: skip
         if self.probe_every and not self.probe_problems:
             raise UserError(
                 "--probe_problems 0 leaves nothing to evaluate: give --probe_every 0 for no small evaluation."
@@ -196,11 +185,8 @@ class RunOptions(Options):
     _argument_group_name = "run folder"
     name: str = option("", "folder under --out; empty: named after the preset and the options you changed")
     out: str = option("runs", "where run folders are")
-    seed: int = option(0, "random seed")
+    seed: int = option(0, "random seed", within=(0, 2**31 - 1))
     overwrite: bool = option(False, "first delete a run folder of the same name")
-
-    def check(self) -> None:
-        self.check_ranges(seed=(0, 2**31 - 1))
 
 
 # ---------------------------------------------------------------- the command line
@@ -211,7 +197,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 class Parser(HfArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. `{self.prog} --help` lists every option.")
 
 
@@ -232,6 +218,15 @@ def options_of(command: type[Options]) -> list[Field]:
 
 def defaults_of(command: type[Options]) -> dict[str, Any]:
     return {f.name: default_of(f) for f in options_of(command)}
+
+
+def check_ranges(cfg: Options) -> None:
+    """UserError unless every number lies in the range of its option; NaN lies in none."""
+    for f in options_of(type(cfg)):
+        value, (low, high) = getattr(cfg, f.name), f.metadata["within"]
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            wanted = f"at least {low}" if high == LARGEST and value < low else f"in {low}..{high}"
+            raise UserError(f"--{f.name} {value} is out of range: it must be {wanted}.")
 
 
 def default_of(f: Field) -> Any:
@@ -284,6 +279,7 @@ def parse(command: type[Options], argv: list[str], presets: dict, rows: dict) ->
         parser.set_defaults(**vars(cfg))
         parser.print_help()
         parser.exit()
+    check_ranges(cfg)
     for part in (*groups_of(command), command):
         part.check(cfg)
     refuse_idle(cfg, changed)
@@ -344,7 +340,7 @@ def run_name(start: str, changed: dict) -> str:
     return name if len(name) <= 100 else f"{name[:90]}-{zlib.crc32(name.encode()):08x}"
 
 
-def short(value) -> str:
+def short(value: Any) -> str:
     """An option's value as part of a folder's name."""
     text = "+".join(value) if isinstance(value, list) else str(value)
     return "".join(c if c.isalnum() or c in "._=+-" else "_" for c in Path(text).name)[:60]
@@ -415,7 +411,7 @@ def brings_another_model(model: str | None, preset: dict) -> bool:
     return made_for_miniature and model is not None and not is_miniature(model)
 
 
-def lr_notice(cfg, preset: dict, argv: list[str]) -> str:
+def lr_notice(cfg: Any, preset: dict, argv: list[str]) -> str:
     """What to say where parse chose a learning rate for a model that is not a miniature; otherwise ""."""
     typed = {word.split("=")[0] for word in argv}
     if "--model" not in typed or "--lr" in typed or not brings_another_model(cfg.model, preset):
@@ -429,7 +425,7 @@ def lr_notice(cfg, preset: dict, argv: list[str]) -> str:
 # ---------------------------------------------------------------- the machine
 
 
-def resolve(cfg, saved: dict) -> Any:
+def resolve(cfg: Any, saved: dict) -> Any:
     """A copy in which `auto` is replaced: by the device and precision that were saved when the run or the
     evaluation began, or else by this machine's. Errors: UserError.
     """
@@ -441,7 +437,7 @@ def resolve(cfg, saved: dict) -> Any:
     return replace(cfg, device=device.type, precision=pick_precision(asked["precision"], device))
 
 
-def check_gpu(cfg, preset: str) -> None:
+def check_gpu(cfg: Any, preset: str) -> None:
     """UserError, before anything is downloaded, if a preset for a GPU would run on the CPU without --device
     cpu; a notice if the GPU has less free memory than training was estimated to need.
     """
@@ -482,7 +478,18 @@ def larger_preset() -> str:
     return "No GPU that holds a larger preset was found; bash run.sh --help says what each needs."
 
 
-def describe(cfg, rows: dict) -> str:
+def differences(cfg: Any, preset: dict, rows: dict) -> dict[str, Any]:
+    """{option: value} where a run differs from its preset's settings, with the row of its algorithm."""
+    usual, row = defaults_of(type(cfg)), rows[cfg.algo]
+    typed = cfg.algo != preset.get("algo", usual["algo"])
+    usual |= preset | row if typed else row | preset
+    free = ("name", "out", "overwrite")
+    return {
+        name: getattr(cfg, name) for name in usual if name not in free and getattr(cfg, name) != usual[name]
+    }
+
+
+def describe(cfg: Any, rows: dict) -> str:
     """The settings that matter, in three lines."""
     usual = defaults_of(type(cfg)) | rows[cfg.algo]
     algorithm = next(group for group in groups_of(type(cfg)) if "algo" in group.__annotations__)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -26,11 +27,15 @@ from runtime.digests import model_folder
 from runtime.learner import Learner, weights_are_finite
 from runtime.metrics import remarks
 from runtime.models import peak_gb
+from runtime.problems import Problems
 from runtime.runfolder import Clock, Interrupt, Run, UserError, write_json
 
-KEEP_HELD_OUT = 64  # problems of an evaluation of which samples.jsonl keeps one sample
-KEEP_ERRORS = 8  # failed verdicts of a step that it keeps
-PHASES = ("sample", "score", "update")  # of a step, in the clock
+# problems of an evaluation of which samples.jsonl keeps one sample
+KEEP_HELD_OUT = 64
+# failed verdicts of a step that it keeps
+KEEP_ERRORS = 8
+# of a step, in the clock
+PHASES = ("sample", "score", "update")
 Evaluate = Callable[[int, int], tuple[dict, list[dict]]]
 
 DIVERGED = (
@@ -57,7 +62,7 @@ class State:
     best_accuracy: float = -1.0
 
 
-def lr_at(step: int, cfg, sampled: int = 0) -> float:
+def lr_at(step: int, cfg: Any, sampled: int = 0) -> float:
     """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine down to a tenth at the last
     step, or where the sampled tokens reach the budget.
     """
@@ -72,15 +77,22 @@ def lr_at(step: int, cfg, sampled: int = 0) -> float:
 class Loop:
     """Steps of a run, from its last checkpoint to its end or to Ctrl-C.
 
-    data: iterator of problems, with the number of those left out in `overlong`. aux: what learns beside the
-    policy. evaluate(count, k): metrics and records of k samples for the first `count` held-out problems.
-    about: facts for config.json.
+    data: the training problems. aux: what learns beside the policy. evaluate(count, k): metrics and records
+    of k samples for the first `count` held-out problems. about: facts for config.json.
     """
 
     def __init__(
-        self, cfg, run: Run, clock: Clock, data: Iterator, policy: Learner, aux, tokenizer,
-        evaluate: Evaluate, about: dict,
-    ):  # fmt: skip
+        self,
+        cfg: Any,
+        run: Run,
+        clock: Clock,
+        data: Problems,
+        policy: Learner,
+        aux: Any,
+        tokenizer: Any,
+        evaluate: Evaluate,
+        about: dict[str, Any],
+    ):
         self.cfg, self.run, self.clock, self.data = cfg, run, clock, data
         self.policy, self.aux, self.tokenizer, self.evaluate = policy, aux, tokenizer, evaluate
         self.state = State(cfg.kl)
@@ -116,7 +128,7 @@ class Loop:
         self.interrupt.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
         self.interrupt.__exit__(*error)
 
@@ -138,7 +150,7 @@ class Loop:
 
     # ------------------------------------------------------------ what is written
 
-    def log(self, metrics: dict, samples) -> None:
+    def log(self, metrics: dict[str, float], samples: Any) -> None:
         """Count the step, and write its row and some of its samples."""
         state = self.state
         state.step += 1
@@ -254,7 +266,7 @@ class Loop:
         )
         # a key that one side lacks is null there
         keys = dict.fromkeys([*SUMMARY, *base, *after])
-        summary = {
+        summary: dict[str, Any] = {
             "base": {key: base.get(key) for key in keys},
             "trained": {key: after.get(key) for key in keys},
             "steps": self.state.step,
@@ -271,5 +283,5 @@ class Loop:
 SUMMARY = "accuracy accuracy_ci tokens attempts attempts_within_search search_share cut_share n".split()
 
 
-def longest(records: list[dict], key: str):
+def longest(records: list[dict], key: str) -> float:
     return max(r[key] for r in records if isinstance(r.get(key), (int, float)))

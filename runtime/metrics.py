@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
-from plots.statistics import pass_at_k, wilson
 from engine.rollout import Rollout
+from plots.statistics import pass_at_k, wilson
 from runtime.problems import Problem
 from tasks import find_answer
 
@@ -31,7 +32,7 @@ def sample_records(
     return records
 
 
-def summarise(records: list[dict]) -> dict:
+def summarise(records: list[dict]) -> dict[str, float]:
     """Means over the samples: of every numeric key a task reports (where present), and of lengths by
     outcome.
     """
@@ -51,6 +52,25 @@ def summarise(records: list[dict]) -> dict:
         if rows.any():
             m[f"tokens_{name}"] = float(length[rows].mean())
     return m
+
+
+def dead_groups(records: list[dict], G: int) -> np.ndarray:
+    """(B,) bool, the groups whose task rewards (or the control's) are all equal."""
+    reward = np.array([r["reward"] for r in records]).reshape(-1, G)
+    return (reward == reward[:, :1]).all(1)
+
+
+def step_metrics(samples: Any, cfg: Any) -> dict[str, float]:
+    """Means over the Samples of a training step, and how their rewards vary within the groups."""
+    rewards = samples.rewards.reshape(-1, cfg.group)  # (B,G)
+    metrics = summarise(samples.records) | {
+        "reward_shaped": torch.from_numpy(rewards).mean().item(),
+        "reward_std": torch.from_numpy(rewards).std(1, correction=min(1, cfg.group - 1)).mean().item(),
+        "dead_groups": float(dead_groups(samples.records, cfg.group).astype(np.float32).mean()),
+    }
+    if len(samples.components) > 1:
+        metrics |= {f"reward/{name}": float(part.mean()) for name, part in samples.components.items()}
+    return metrics | ({"resampled": len(samples.problems) - cfg.prompts} if cfg.max_resamples else {})
 
 
 def evaluation(records: list[dict], k: int, equivalent: Equivalent | None = None) -> dict[str, Any]:

@@ -55,6 +55,11 @@ def pick_precision(asked: str, device: torch.device) -> str:
     return "bf16" if bf16 < fp32 / 1.5 else "fp32"
 
 
+def sampling_dtype(model: Any, precision: str) -> torch.dtype:
+    """bf16 on a GPU, where memory bounds decoding; fp32 on a CPU, where the gap to the trainer costs more."""
+    return torch.bfloat16 if model.device.type == "cuda" and precision == "bf16" else torch.float32
+
+
 def product_seconds(dtype: torch.dtype) -> float:
     """Seconds of a matrix product on the CPU."""
     a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)

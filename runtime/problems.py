@@ -5,13 +5,15 @@ import inspect
 import itertools
 import math
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import tasks
 from runtime.models import prompt_ids
 from runtime.runfolder import UserError
 from runtime.scoring import name_of
-from tasks import TaskError
+from tasks import Example, Task, TaskError
 
 # Overlong prompts in a row after which there is no hope for another one.
 MOST_OVERLONG = 1000
@@ -23,21 +25,21 @@ COMPARED = 1000
 class Problem:
     """A task's example with its prompt."""
 
-    example: dict
+    example: Example
     prompt: str
     prompt_ids: list[int]
 
 
-def failure(task, function: str, error: BaseException) -> TaskError:
-    """What the person at the terminal reads when a function of a task raises."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == task.__file__]
+def failure(task: Task, function: str, error: BaseException) -> TaskError:
+    """What the user reads when a function of a task raises."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name_of(task)]
     where = f" at line {frames[-1].lineno} (`{frames[-1].line}`)" if frames else ""
     return TaskError(
         f"{function}() of the task {name_of(task)} failed{where}: {type(error).__name__}: {error}."
     )
 
 
-def pose(task, example: dict, cfg, tokenizer) -> Problem:
+def pose(task: Task, example: Example, cfg: Any, tokenizer: Any) -> Problem:
     """The problem of an example. Errors: TaskError."""
     try:
         # a copy, as for reward(): the example stays as examples() made it
@@ -75,22 +77,22 @@ class Problems:
     Prompts of more than `room` tokens are left out and counted in `overlong`. Errors: UserError, TaskError.
     """
 
-    def __init__(self, task, split: str, cfg, tokenizer, room: float = math.inf):
+    def __init__(self, task: Task, split: str, cfg: Any, tokenizer: Any, room: float = math.inf):
         self.task, self.split, self.cfg, self.tokenizer, self.room = task, split, cfg, tokenizer, room
         self.overlong = 0
         self.options = self.read_options()
         self.stream = self.problems()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Problem]:
         return self
 
     def __next__(self) -> Problem:
         return next(self.stream)
 
-    def read_options(self) -> dict:
+    def read_options(self) -> dict[str, Any]:
         """Options for examples(): the template's, then --task_args. Errors: UserError."""
         task, cfg = self.task, self.cfg
-        options = dict(option.split("=", 1) for option in cfg.task_args)
+        options: dict[str, Any] = dict(option.split("=", 1) for option in cfg.task_args)
         signature = inspect.signature(task.examples)
         # the run's seed also draws the training problems
         if "seed" in [*signature.parameters, *getattr(task, "OPTIONS", ())]:
@@ -104,7 +106,7 @@ class Problems:
             ) from error
         return options
 
-    def examples(self):
+    def examples(self) -> Iterator[Example]:
         """One pass over the task's examples of this split. Errors: TaskError."""
         try:
             for example in self.task.examples(self.split, **self.options):
@@ -119,7 +121,7 @@ class Problems:
         except BaseException as error:
             raise failure(self.task, "examples", error) from error
 
-    def problems(self):
+    def problems(self) -> Iterator[Problem]:
         in_a_row = 0
         while True:
             count = 0
@@ -152,7 +154,7 @@ class Problems:
         )
 
 
-def held_out(task, cfg, tokenizer, room: float = math.inf) -> list[Problem]:
+def held_out(task: Task, cfg: Any, tokenizer: Any, room: float = math.inf) -> list[Problem]:
     """The first eval_problems of the test split whose prompts fit. Errors: UserError, TaskError."""
     stream = Problems(task, "test", cfg, tokenizer, room)
     held = list(itertools.islice(stream, cfg.eval_problems))

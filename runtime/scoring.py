@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from tasks import TaskError
+from tasks import Example, Task, TaskError, Verdict
 
 # Names in records and in rows of metrics that are tinyr1's own.
 RESERVED = frozenset(
@@ -36,6 +38,12 @@ LARGEST = 1e6  # size of a reward; its square must fit into float32
 GRACE = 10.0  # seconds after the limit until a computation that Python cannot interrupt is reported
 
 
+class Posed(Protocol):
+    """What has an example: runtime.problems.Problem, which this module does not import."""
+
+    example: Example
+
+
 class VerdictTimeout(BaseException):
     """Not an Exception, so that a task's `except Exception` does not swallow it."""
 
@@ -44,14 +52,15 @@ class BadVerdict(ValueError):
     """What `reward` returned is no verdict."""
 
 
-def name_of(task) -> str:
+def name_of(task: Task) -> str:
+    """Its file, or its module's name."""
     return getattr(task, "__file__", None) or task.__name__
 
 
 # ---------------------------------------------------------------- one verdict
 
 
-def checked(result) -> dict:
+def checked(result: Any) -> Verdict:
     """The verdict with plain numbers: {"reward", "correct", ...}. Errors: BadVerdict."""
     if not isinstance(result, dict):
         raise BadVerdict(
@@ -60,22 +69,23 @@ def checked(result) -> dict:
         )
     if missing := [key for key in ("reward", "correct") if key not in result]:
         raise BadVerdict(f"reward() returned a dict without {missing[0]!r}: {list(result)}")
-    verdict = {str(key): plain(str(key), value) for key, value in result.items()}
+    verdict: Verdict = {str(key): plain(str(key), value) for key, value in result.items()}
     if verdict["correct"] not in (0, 1):
         raise BadVerdict(f"'correct' is {result['correct']!r}; expected True or False")
-    if not isinstance(verdict["reward"], numbers.Number):
+    reward = verdict["reward"]
+    if not isinstance(reward, (bool, int, float)):
         raise BadVerdict(f"'reward' is {result['reward']!r}; expected a number")
-    if abs(verdict["reward"]) > LARGEST:
-        raise BadVerdict(f"'reward' is {verdict['reward']:.3g}; expected at most {LARGEST:g} in size")
+    if abs(reward) > LARGEST:
+        raise BadVerdict(f"'reward' is {reward:.3g}; expected at most {LARGEST:g} in size")
     # a verifier's own word that it could not decide
     if verdict.get("verifier_error", 0) not in (0, 1):
         raise BadVerdict(f"'verifier_error' is {result['verifier_error']!r}; expected 0 or 1")
     if verdict.get("verifier_error"):
         verdict = {"error": "the task returned verifier_error"} | verdict
-    return verdict | {"reward": float(verdict["reward"]), "correct": bool(verdict["correct"])}
+    return verdict | {"reward": float(reward), "correct": bool(verdict["correct"])}
 
 
-def refuse_reserved(task, verdict: dict) -> None:
+def refuse_reserved(task: Task, verdict: Verdict) -> None:
     """TaskError for a key that records or metrics have themselves."""
     taken = [key for key in verdict if key in RESERVED or key.startswith(RESERVED_BEGINNINGS)]
     if taken:
@@ -86,7 +96,7 @@ def refuse_reserved(task, verdict: dict) -> None:
         )
 
 
-def plain(key: str, value):
+def plain(key: str, value: Any) -> bool | int | float | str | None:
     """The value as Python's own number, text or None. Errors: BadVerdict."""
     if value is None or isinstance(value, str):
         return value
@@ -110,14 +120,14 @@ def plain(key: str, value):
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float, task, completion: str):
+def time_limit(seconds: float, task: Task, completion: str) -> Iterator[None]:
     """Raise VerdictTimeout in the body after so many seconds, and again every second after that. The first
     time says which task takes so long on which text: it may catch the exception. Computations inside a C
     library cannot be interrupted; `Overdue` tells of those.
     """
     told = False
 
-    def expire(number, frame):
+    def expire(number: int, frame: Any) -> None:
         nonlocal told
         if not told:
             told = True
@@ -141,8 +151,8 @@ def time_limit(seconds: float, task, completion: str):
         signal.signal(signal.SIGALRM, before)
 
 
-def verdict_of(task, completion: str, example: dict, seconds: float) -> dict:
-    """The task's checked verdict, or what stands for a failed one. Errors: TaskError for a reserved key."""
+def verdict_of(task: Task, completion: str, example: Example, seconds: float) -> Verdict:
+    """The task's checked verdict, or that of a failed one. Errors: TaskError for a reserved key."""
     try:
         with time_limit(seconds, task, completion):
             # a copy, so that nothing the task does to it reaches the other samples
@@ -157,10 +167,10 @@ def verdict_of(task, completion: str, example: dict, seconds: float) -> dict:
     return {"verifier_error": 0.0} | verdict
 
 
-_shown = set()
+_shown: set[str] = set()
 
 
-def show_first(task, completion: str, error: BaseException) -> None:
+def show_first(task: Task, completion: str, error: BaseException) -> None:
     """Print a task's first failed verdict in this process, with the task's part of the traceback."""
     if name_of(task) in _shown:
         return
@@ -181,7 +191,7 @@ def show_first(task, completion: str, error: BaseException) -> None:
 
 
 class Overdue:
-    """Dumps where Python stands if `still_alive` is not called for so many seconds: a computation inside a C
+    """Prints the stack of Python if `still_alive` is not called for so many seconds: a computation inside a C
     library stops the interpreter, and nothing but a thread in C can tell.
     """
 
@@ -189,19 +199,21 @@ class Overdue:
         self.seconds, self.armed = seconds, -math.inf
 
     def still_alive(self) -> None:
-        # arming it starts a thread, which is too dear for every verdict
+        # arming it starts a thread, which is too slow for every verdict
         if time.monotonic() - self.armed > 1:
-            faulthandler.dump_traceback_later(self.seconds, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self.seconds, file=sys.__stderr__ or 2)
             self.armed = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> "Overdue":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def score(task, problems, texts: list[str], G: int, seconds: float = 60.0) -> list[dict]:
+def score(
+    task: Task, problems: Sequence[Posed], texts: list[str], G: int, seconds: float = 60.0
+) -> list[Verdict]:
     """The task's verdict on each of the G texts of each problem. Errors: TaskError."""
     verdicts = []
     with Overdue(seconds + GRACE) as overdue:
@@ -211,11 +223,11 @@ def score(task, problems, texts: list[str], G: int, seconds: float = 60.0) -> li
     return verdicts
 
 
-def check_some_succeeded(task, verdicts: list[dict]) -> None:
-    """TaskError if not one verdict came about."""
+def check_some_succeeded(task: Task, verdicts: list[Verdict]) -> None:
+    """TaskError if every verdict failed."""
     failed = [v.get("error", "no reason") for v in verdicts if v["verifier_error"]]
     if failed and len(failed) == len(verdicts):
         raise TaskError(
             f"Every one of {len(failed)} verdicts of the task {name_of(task)} failed, the first with "
-            f"{failed[0]}. Mend reward(); `python tinyr1.py tasks FILE` tries it on answers."
+            f"{failed[0]}. Fix reward(); `python tinyr1.py tasks FILE` tries it on answers."
         )
