@@ -115,7 +115,7 @@ def parse(text: str) -> Example:
     """{"nums", "target"} of a problem typed by the user, such as 3 8 5 = 16. Errors: TaskError."""
     left, right = (re.findall("[0-9]{1,9}", side) for side in text.partition("=")[::2])
     if not left or len(right) != 1:
-        raise TaskError(f"{text!r} is no problem: type the numbers and the target, such as 3 8 5 = 16.")
+        raise TaskError(f"{text!r} is no problem: give the numbers and the target, such as 3 8 5 = 16.")
     return {"nums": [int(n) for n in left], "target": int(right[0])}
 
 

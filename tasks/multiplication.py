@@ -84,7 +84,7 @@ def parse(text: str) -> Example:
     """{"a", "b"} of a problem typed by the user, such as 23*47. Errors: TaskError."""
     found = re.fullmatch(r"\D*([0-9]{1,9}) ?(?:[*×·x]|times) ?([0-9]{1,9})\D*", text)
     if not found:
-        raise TaskError(f"{text!r} is no problem: type two factors, such as 23*47.")
+        raise TaskError(f"{text!r} is no problem: give two factors, such as 23*47.")
     return {"a": int(found[1]), "b": int(found[2])}
 
 
