@@ -65,15 +65,16 @@ class Algorithm(Options):
     """--algo sets the defaults of its row in ALGORITHMS; every option can be overridden."""
 
     _argument_group_name = "algorithm"
+    RANGES = {"gamma gae_lambda clip_low": SHARE, "epochs minibatches": COUNT, "prm_beta": POSITIVE}
     algo: str = option("grpo", "sets the defaults of the options in its row of ALGORITHMS")
     adv: str = option("zscore", "advantage: from the rewards of a group (loo: leave-one-out), or per token")
     whiten: bool = option(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
-    gamma: float = option(1.0, "discount per token of return, gae and PRIME's process rewards", within=SHARE)
-    gae_lambda: float = option(1.0, "lambda of gae", within=SHARE)
+    gamma: float = option(1.0, "discount per token of return, gae and PRIME's process rewards")
+    gae_lambda: float = option(1.0, "lambda of gae")
     loss_norm: str = option("sequence", "how tokens are weighted in the loss")
     surrogate: str = option("clip", "clip: PPO's; cispo: the clipped ratio weights log pi")
     ratio: str = option("token", "importance ratio per token or per sequence", ["token", "sequence"])
-    clip_low: float = option(0.2, "the ratio is clipped at 1 - clip_low", within=SHARE)
+    clip_low: float = option(0.2, "the ratio is clipped at 1 - clip_low")
     clip_high: float = option(0.2, "the ratio is clipped at 1 + clip_high")
     clip_dual: float = option(0.0, "lower bound of the objective where A < 0, as a multiple of A; 0: none")
     kl: float = option(0.0, "coefficient of the KL penalty to the initial policy; 0: no reference model")
@@ -81,15 +82,15 @@ class Algorithm(Options):
     kl_in: str = option("loss", "where it is subtracted: see ALGORITHMS", ["loss", "reward"])
     kl_target: float = option(0.0, "nats per response to which --kl is steered after each step; 0: fixed")
     entropy: float = option(0.0, "coefficient of the entropy bonus")
-    epochs: int = option(1, "passes over the samples of a step", within=COUNT)
-    minibatches: int = option(1, "optimizer steps per pass", within=COUNT)
+    epochs: int = option(1, "passes over the samples of a step")
+    minibatches: int = option(1, "optimizer steps per pass")
     tis_cap: float = option(0.0, "weight tokens by min(trainer's / engine's probability, tis_cap); 0: do not")
     aux: str = option("none", "model beside the policy: critic, or implicit PRM")
     critic: str = option(
         "copy", "values from a copy of the backbone, or a head on the policy's features", ["copy", "head"]
     )
     value_clip: float = option(0.2, "maximum distance from the old value in the critic's loss; 0: no limit")
-    prm_beta: float = option(0.05, "process reward = prm_beta * log(PRM / reference)", within=POSITIVE)
+    prm_beta: float = option(0.05, "process reward = prm_beta * log(PRM / reference)")
     critic_lr: float = option(0.0, "constant learning rate of the critic or the PRM; 0: that of --lr")
     critic_warmup: int = option(0, "first steps, in which only the critic or the PRM learns")
 
@@ -385,7 +386,7 @@ class Batch:
         self.rows = torch.nonzero(self.in_batch)[:, 0]
 
     def micro(self, rows: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """Micro-batches of these rows, longest first, of at most --micro_tokens padded tokens: (where they are
+        """Micro-batches of at most --micro_tokens padded tokens, the longest rows first: (where the rows are
         in (N,T) tensors, input_ids (n,L'), mask (n,L'-1)).
         """
         length = self.total_length

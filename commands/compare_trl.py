@@ -23,7 +23,7 @@ from runtime import cpu
 from runtime.learner import Learner
 from runtime.metrics import sample_records
 from runtime.models import load_model, pick_attention, pick_precision
-from tasks import countdown
+from tasks import countdown, rewards
 
 LR = 1e-7
 
@@ -47,7 +47,7 @@ class Ours:
         with clock("score"):
             verdicts = tinyr1.score(countdown, batch, texts, cfg.group)
             records = sample_records(batch, texts, verdicts, roll, cfg.group)
-            samples = tinyr1.Samples(batch, roll, records, *tinyr1.add_rewards(records, cfg, number))
+            samples = tinyr1.Samples(batch, roll, records, *rewards.total(records, cfg, number))
         with clock("update"):
             batch = tinyr1.make_batch(samples, cfg, number, 0.0)
             tinyr1.compute_advantages(batch, cfg)

@@ -36,9 +36,9 @@ SHARE = (0, 1)
 Range = tuple[float, float]
 
 
-def option(default: Any, help: str, choices: Iterable[str] | None = None, within: Range = AMOUNT) -> Any:
-    """A field of an option group; a number must lie `within` a range."""
-    metadata = {"help": help, "within": within} | ({"choices": list(choices)} if choices else {})
+def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
+    """A field of an option group."""
+    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -52,6 +52,8 @@ Idle = dict[str, tuple[Callable[[Any], bool], str]]
 class Options:
     """A group of options, or all the options of a command."""
 
+    # {names of options: (lowest, highest)}; other numbers lie in AMOUNT.
+    RANGES: ClassVar[dict[str, Range]] = {}
     # Asking by hand for an option that cannot act is refused.
     IDLE: ClassVar[Idle] = {}
 
@@ -78,42 +80,37 @@ class ModelOptions(Options):
 @dataclass
 class TaskOptions(Options):
     _argument_group_name = "task"
+    RANGES = {"verdict_seconds": (1e-3, 10**6)}
     task: str = option("countdown", "name of a task in tasks/, or the path of your own task file")
     task_args: list[str] = option([], "options of the task as name=value, e.g. numbers=3 reward=simplerl")
-    verdict_seconds: float = option(
-        60.0, "a verdict that takes longer counts as failed", within=(1e-3, 10**6)
-    )
+    verdict_seconds: float = option(60.0, "a verdict that takes longer counts as failed")
 
 
 @dataclass
 class SampleOptions(Options):
     _argument_group_name = "sampling"
-    max_new_tokens: int = option(384, "maximum tokens per response", within=COUNT)
+    RANGES = {"max_new_tokens": COUNT, "top_p": (1e-12, 1)}
+    max_new_tokens: int = option(384, "maximum tokens per response")
     temperature: float = option(1.0, "of training and evaluation samples")
-    top_p: float = option(
-        1.0, "nucleus of all samples; log-probabilities stay those of all tokens", within=(1e-12, 1)
-    )
+    top_p: float = option(1.0, "nucleus of all samples; log-probabilities stay those of all tokens")
 
 
 @dataclass
 class RolloutOptions(Options):
     _argument_group_name = "samples of a training step"
-    prompts: int = option(16, "B, prompts per step", within=COUNT)
-    group: int = option(16, "G, samples per prompt", within=COUNT)
+    RANGES = {
+        "prompts group overlong_buffer": COUNT,
+        "min_pass_rate max_pass_rate": SHARE,
+        "max_resamples": (0, 127),
+    }
+    prompts: int = option(16, "B, prompts per step")
+    group: int = option(16, "G, samples per prompt")
     filter_groups: bool = option(False, "leave out groups whose task rewards are all equal")
-    min_pass_rate: float = option(
-        0.0, "leave out groups with a smaller share of correct answers", within=SHARE
-    )
-    max_pass_rate: float = option(
-        1.0, "leave out groups with a larger share of correct answers", within=SHARE
-    )
-    max_resamples: int = option(
-        0, "maximum draws of new prompts to replace the groups left out", within=(0, 127)
-    )
+    min_pass_rate: float = option(0.0, "leave out groups with a smaller share of correct answers")
+    max_pass_rate: float = option(1.0, "leave out groups with a larger share of correct answers")
+    max_resamples: int = option(0, "maximum draws of new prompts to replace the groups left out")
     mask_truncated: bool = option(False, "leave responses that were cut at --max_new_tokens out of the loss")
-    overlong_buffer: int = option(
-        64, "last tokens below the maximum; over them the penalty grows to 1", within=COUNT
-    )
+    overlong_buffer: int = option(64, "last tokens below the maximum; over them the penalty grows to 1")
     rewards: str = option("task", "components that add up, e.g. task,format:0.2,overlong: tasks/rewards.py")
 
     IDLE = {
@@ -137,39 +134,36 @@ class RolloutOptions(Options):
 @dataclass
 class OptimOptions(Options):
     _argument_group_name = "optimization"
-    steps: int = option(60, "training steps", within=COUNT)
+    RANGES = {"steps micro_tokens": COUNT, "lr grad_clip": POSITIVE}
+    steps: int = option(60, "training steps")
     token_budget: int = option(0, "stop after this many sampled tokens, if before --steps; 0: no budget")
-    lr: float = option(2e-4, "peak learning rate of AdamW", within=POSITIVE)
+    lr: float = option(2e-4, "peak learning rate of AdamW")
     warmup: int = option(3, "steps of linear warm-up")
     schedule: str = option("constant", "learning rate after the warm-up", ["constant", "cosine"])
     weight_decay: float = option(0.0, "of AdamW")
-    grad_clip: float = option(1.0, "maximum gradient norm", within=POSITIVE)
-    micro_tokens: int = option(
-        4096, "padded tokens per micro-batch: limits memory, keeps the gradient", within=COUNT
-    )
+    grad_clip: float = option(1.0, "maximum gradient norm")
+    micro_tokens: int = option(4096, "padded tokens per micro-batch: limits memory, keeps the gradient")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
 
 
 @dataclass
 class EvalOptions(Options):
     _argument_group_name = "evaluation"
-    eval_problems: int = option(
-        500, "held-out problems; of a training run: before and after it", within=COUNT
-    )
-    eval_samples: int = option(4, "k, samples per held-out problem", within=COUNT)
+    RANGES = {"eval_problems eval_samples": COUNT}
+    eval_problems: int = option(500, "held-out problems; of a training run: before and after it")
+    eval_samples: int = option(4, "k, samples per held-out problem")
 
 
 @dataclass
 class LoopOptions(Options):
     _argument_group_name = "during training"
+    RANGES = {"save_every keep_checkpoints bad_steps": COUNT}
     probe_every: int = option(10, "steps between small evaluations; 0: none")
     probe_problems: int = option(128, "held-out problems of a small evaluation, one sample each")
-    save_every: int = option(5, "steps between checkpoints", within=COUNT)
-    keep_checkpoints: int = option(2, "how many of the last checkpoints stay on disk", within=COUNT)
+    save_every: int = option(5, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "how many of the last checkpoints stay on disk")
     keep_samples: int = option(8, "training samples per step that samples.jsonl keeps")
-    bad_steps: int = option(
-        3, "stop after this many steps in a row with a NaN or infinite gradient", within=COUNT
-    )
+    bad_steps: int = option(3, "stop after this many steps in a row with a NaN or infinite gradient")
 
     IDLE = {"probe_problems": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0")}
 
@@ -183,9 +177,10 @@ class LoopOptions(Options):
 @dataclass
 class RunOptions(Options):
     _argument_group_name = "run folder"
+    RANGES = {"seed": (0, 2**31 - 1)}
     name: str = option("", "folder under --out; empty: named after the preset and the options you changed")
     out: str = option("runs", "where run folders are")
-    seed: int = option(0, "random seed", within=(0, 2**31 - 1))
+    seed: int = option(0, "random seed")
     overwrite: bool = option(False, "first delete a run folder of the same name")
 
 
@@ -222,11 +217,13 @@ def defaults_of(command: type[Options]) -> dict[str, Any]:
 
 def check_ranges(cfg: Options) -> None:
     """UserError unless every number lies in the range of its option; NaN lies in none."""
-    for f in options_of(type(cfg)):
-        value, (low, high) = getattr(cfg, f.name), f.metadata["within"]
+    groups = groups_of(type(cfg))
+    ranges = {name: r for group in groups for names, r in group.RANGES.items() for name in names.split()}
+    for name in defaults_of(type(cfg)):
+        value, (low, high) = getattr(cfg, name), ranges.get(name, AMOUNT)
         if isinstance(value, (int, float)) and not low <= value <= high:
             wanted = f"at least {low}" if high == LARGEST and value < low else f"in {low}..{high}"
-            raise UserError(f"--{f.name} {value} is out of range: it must be {wanted}.")
+            raise UserError(f"--{name} {value} is out of range: it must be {wanted}.")
 
 
 def default_of(f: Field) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,16 +80,27 @@ def parse(spec: str) -> dict[str, float]:
     return weights
 
 
-def total(spec: str, responses: list[Response]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(rewards (N,), {component: its values (N,) before weighting}) of N responses, in float32.
+def total(records: list[dict], cfg: Any, seed: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(rewards (N,), {component: its values (N,) before weighting}) of N records by --rewards, in float32.
 
-    Errors: TaskError.
+    A control's reward replaces the task's in the records, which keep that as task_reward, and decides what
+    training is told of right and wrong: nothing else may leak. Errors: TaskError.
     """
-    parts = {
-        name: np.array([COMPONENTS[name](response) for response in responses], np.float32)
-        for name in parse(spec)
-    }
-    rewards = np.zeros(len(responses), np.float32)
-    for name, weight in parse(spec).items():
+    chance = np.random.default_rng(seed).random(len(records))
+    responses = [
+        Response(r["completion"], r, r["tokens"], cfg.max_new_tokens, cfg.overlong_buffer, u)
+        for r, u in zip(records, chance)
+    ]
+    rewards, parts = np.zeros(len(records), np.float32), {}
+    for name, weight in parse(cfg.rewards).items():
+        parts[name] = np.array([COMPONENTS[name](response) for response in responses], np.float32)
         rewards = rewards + np.float32(weight) * parts[name]
+    if "task" not in parts:
+        for record, reward in zip(records, rewards.tolist()):
+            record |= {"task_reward": record["reward"], "reward": reward}
     return rewards, parts
+
+
+def is_correct(record: dict) -> bool:
+    """What training is told: the task's verdict, or for a control whether its reward is above a half."""
+    return record["reward"] > 0.5 if "task_reward" in record else record["correct"]

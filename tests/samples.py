@@ -10,6 +10,7 @@ import tinyr1
 from critic import Critic, ImplicitPRM
 from engine import rollout
 from runtime.learner import Learner
+from tasks import rewards
 from tinyr1 import ALGORITHMS, Policy, Train
 
 G, CAP, START = 4, 9, 3  # samples per prompt, cap, length of the prompts
@@ -73,7 +74,7 @@ def make_samples(cfg, rollout, correct):
         {"completion": "", "tokens": n, "reward": float(c), "correct": bool(c), "answer": "1"}
         for n, c in zip(lengths, correct)
     ]
-    total, components = tinyr1.add_rewards(records, cfg, 0)
+    total, components = rewards.total(records, cfg, 0)
     return tinyr1.Samples([None] * (len(records) // cfg.group), rollout, records, np.array(total), components)
 
 

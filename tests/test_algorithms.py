@@ -401,28 +401,33 @@ def records():
 
 
 def test_controls_replace_the_reward_and_nothing_else():
-    def rewards(spec, rows, seed=0):
-        total, _ = tinyr1.add_rewards(rows, Train(rewards=spec), seed)
+    def rewards_of(spec, rows, seed=0):
+        total, _ = rewards.total(rows, Train(rewards=spec), seed)
         assert [r["correct"] for r in rows[:4]] == [True, False, False, False]
         return total.tolist()
 
     plain = records()
-    assert rewards("task", plain) == pytest.approx([0.9, 0.1, 0.1, 0.0])
+    assert rewards_of("task", plain) == pytest.approx([0.9, 0.1, 0.1, 0.0])
     assert all("task_reward" not in r for r in plain)
-    assert rewards("format", records()) == [1, 1, 0, 0] and rewards("inverted", records()) == [0, 1, 1, 1]
+    assert rewards_of("format", records()) == [1, 1, 0, 0] and rewards_of("inverted", records()) == [
+        0,
+        1,
+        1,
+        1,
+    ]
     many = [dict(r) for r in records() + records()[1:2] * 500]
-    first, again, other = (rewards("random", [dict(r) for r in many], seed) for seed in (0, 0, 1))
+    first, again, other = (rewards_of("random", [dict(r) for r in many], seed) for seed in (0, 0, 1))
     assert first == again != other and 0.4 < np.mean(first) < 0.6
     control = records()
-    rewards("inverted", control)
+    rewards_of("inverted", control)
     assert control[1]["task_reward"] == 0.1 and control[1]["reward"] == 1.0
     # what a PRM would learn from
-    assert [tinyr1.is_correct(r) for r in control] == [False, True, True, True]
+    assert [rewards.is_correct(r) for r in control] == [False, True, True, True]
 
 
 def test_rewards_add_up():
     cfg = Train(rewards="task,format:0.5,tags:0.1,overlong", max_new_tokens=20, overlong_buffer=20)
-    total, components = tinyr1.add_rewards(records(), cfg, 0)
+    total, components = rewards.total(records(), cfg, 0)
     assert list(components) == ["task", "format", "tags", "overlong"]
     assert components["overlong"].tolist() == pytest.approx([-0.5] * 4)
     assert components["tags"].tolist() == [0.5, 0.5, 0.0, 0.0]

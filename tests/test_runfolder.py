@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import tinyr1
-from runtime import digests, runfolder
+from runtime import config, digests, runfolder
 from runtime.runfolder import find_checkpoints, read_checkpoint
 
 INCONSISTENT = {"eos_token_id": 0, "do_sample": False, "temperature": 0.9}  # Vicuna's and Llama-2-chat's was
@@ -359,7 +359,9 @@ def test_a_run_records_its_preset_and_what_differs(tiny, tmp_path, capsys):
     ],
 )
 def test_differences_are_from_the_preset_with_its_algorithms_row(argv, expected):
-    assert tinyr1.differences(*tinyr1.parse(argv.split())) == expected
+    cfg, preset = tinyr1.parse(argv.split())
+    found = config.differences(cfg, tinyr1.PRESETS.get(preset, {}), tinyr1.ALGORITHMS)
+    assert found == expected
 
 
 # ---------------------------------------------------------------- numbers that are none
