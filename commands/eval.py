@@ -7,16 +7,19 @@
     python tinyr1.py eval --model DIR --task math500 --data math500=rows.jsonl
     python tinyr1.py eval --rescore runs/eval-mini/eval_samples.jsonl
 
-A run that is still training is evaluated at its last checkpoint. Samples are written as they are made, and
-the same command resumes after them. --rescore grades stored samples again, with the tasks as they are now and
-without a model. A model of `make-base`, and a run that began with one, get the options of the miniature's
-preset for a task (wording=short and so on) unless others are typed.
+A run that is still training is evaluated at its last checkpoint. Samples are written to
+<out>/eval-<name>/eval_samples.jsonl as they are made, and the same command resumes after them. --rescore
+grades stored samples again with the current task code; it needs no model. A model from `make-base`, and a run
+that started from one, use the task options of the miniature's preset, such as wording=short, unless you give
+others.
 """
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -46,25 +49,29 @@ from runtime.runfolder import (
 )
 from runtime.scoring import check_some_succeeded
 
-# samples between two writes
+# Samples between two writes.
 AT_ONCE = 1024
-# fields of problems by which accuracy is reported, too
+# Fields of a problem by whose values accuracy is reported too.
 GROUPS = ("level", "subject")
-# after a set's name in eval_samples.jsonl
+# Follows a set's name in eval_samples.jsonl.
 GREEDY = " (greedy)"
-# options that may differ when an evaluation is resumed
+# Options that may differ when an evaluation is resumed.
 FREE = {"out", "overwrite", "name", "device", "rescore", "own", "base"}
 
 
 @dataclass
 class SetOptions(TaskOptions):
-    task: str = option("countdown", "tasks, sets such as math500, or files, with commas; NAME:option=value")
-    data: list[str] = option([], "SET=FILE: read that set's problems from a file")
+    task: str = option(
+        "countdown",
+        "tasks, sets such as math500, or task files, separated by commas, each with its options as "
+        "NAME:option=value",
+    )
+    data: list[str] = option([], "SET=FILE: read the problems of a set from a file")
     greedy: bool = option(False, "add one greedy answer per problem")
-    rescore: str = option("", "an eval_samples.jsonl to grade again; needs no model")
-    own: str = option("", "the task that --task_args are for, if --task names several (of a run: its own)")
-    base: str = option("", "the model that a run began with (of a run: its own)")
-    checkpoint: str = option("", "a checkpoint of a run in training: its weights replace the model's")
+    rescore: str = option("", "grade the samples of this eval_samples.jsonl again; needs no model")
+    own: str = option("", "the task that --task_args belong to, if --task names several (a run sets it)")
+    base: str = option("", "the model that the run started from (a run sets it)")
+    checkpoint: str = option("", "a checkpoint of an unfinished run; its weights replace the model's")
 
 
 @dataclass
@@ -85,12 +92,22 @@ class Eval(ModelOptions, SetOptions, SampleOptions, EvalOptions, RunOptions):
             return settings | {"model": str(folder / "final")}
         if checkpoints := find_checkpoints(folder):
             return settings | {"checkpoint": str(checkpoints[-1])}
-        raise UserError(f"The run {folder} has neither final/ nor a checkpoint yet: run it again.")
+        raise UserError(
+            f"The run {folder} has neither final/ nor a checkpoint yet: start it again with the command that "
+            "began it, and evaluate it after its first checkpoint."
+        )
 
 
-def usual_options(cfg: Eval, name: str, task) -> dict:
-    """Options of a task as a model of minibase.py has read it, for such a model and what was trained from it:
-    those of the miniature's preset for the task. A run's own task has the run's options.
+class TaskSet(NamedTuple):
+    """A set of problems: its task, and the configuration with the task's name and options."""
+
+    task: ModuleType
+    cfg: Eval
+
+
+def usual_options(cfg: Eval, name: str, task: ModuleType) -> dict[str, str]:
+    """The options of the miniature's preset for this task, if the model or the one that its run started from
+    was made by make-base; otherwise none. A run's own task keeps the options of the run.
     """
     base = cfg.base or cfg.model
     folder = HERE / "minibase" if base == "minibase" else Path(base)
@@ -102,8 +119,8 @@ def usual_options(cfg: Eval, name: str, task) -> dict:
     return {}
 
 
-def sets(cfg: Eval) -> dict:
-    """{name: (task module, cfg of this set)}. Errors: UserError, tasks.TaskError."""
+def sets(cfg: Eval) -> dict[str, TaskSet]:
+    """The sets that --task names. Errors: UserError, tasks.TaskError."""
     files, found, specs = {}, {}, cfg.task.split(",")
     names = [spec.split(":")[0] for spec in specs]
     own = cfg.own if cfg.own in names else names[0] if len(names) == 1 else None
@@ -122,7 +139,9 @@ def sets(cfg: Eval) -> dict:
         chosen = usual_options(cfg, name, task)
         for more in (given, config.pairs(options), file):
             chosen = tasks.join_options(task, chosen, more)
-        found[spec] = task, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in chosen.items()])
+        found[spec] = TaskSet(
+            task, replace(cfg, task=name, task_args=[f"{k}={v}" for k, v in chosen.items()])
+        )
     if files:
         raise UserError(f"--data names {', '.join(files)}, which --task {cfg.task} does not evaluate.")
     return found
@@ -131,37 +150,35 @@ def sets(cfg: Eval) -> dict:
 DIGESTS = {"weights": "the weights", "tasks": "the tasks' code or data"}
 
 
-def fingerprints(cfg: Eval, found: dict) -> dict:
-    """Digests of the model's files and of the tasks'; None if the model is not on this machine yet."""
+def fingerprints(cfg: Eval, found: dict[str, TaskSet]) -> dict[str, str | None]:
+    """Digests of the files of the model and of the tasks; None for a model that is not downloaded yet."""
     model = [Path(cfg.checkpoint)] if cfg.checkpoint else model_files(cfg.model)
     code = [task_files(task.__file__, own.task_args) for task, own in found.values()]
     return {"weights": digest(model), "tasks": digest(set().union(*code))}
 
 
 class Folder:
-    """<out>/eval-<name>/: config.json, eval_samples.jsonl (one line a sample), eval.json (the figures)."""
+    """<out>/eval-<name>/: config.json, eval_samples.jsonl (one line per sample), eval.json (the figures)."""
 
-    def __init__(self, cfg: Eval, found: dict):
-        """`found`: sets'. Errors: UserError, where it cannot be written, is in use, or holds an evaluation
-        with other settings.
-        """
+    def __init__(self, cfg: Eval, found: dict[str, TaskSet]):
+        """Errors: UserError if it cannot be written, is in use, or holds an evaluation of other settings."""
         self.path = Path(cfg.out) / f"eval-{cfg.name}"
         self.samples = self.path / "eval_samples.jsonl"
         self.clock = Clock()
-        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | fingerprints(cfg, found)
-        self.settings = settings
+        self.settings = {k: v for k, v in asdict(cfg).items() if k not in FREE} | fingerprints(cfg, found)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock(self.path)
             if cfg.overwrite:
                 self.samples.unlink(missing_ok=True)
             elif self.samples.exists():
-                self.check(settings)
+                self.check()
         except OSError as error:
-            message = f"Cannot write {self.path}: {error}. Choose another place with --out FOLDER."
-            raise UserError(message) from error
+            raise UserError(f"Cannot write {self.path}: {error}. Choose another place with --out.") from error
 
-    def check(self, settings: dict) -> None:
+    def check(self) -> None:
+        """UserError if the stored evaluation has other settings; takes over its precision for `auto`."""
+        settings = self.settings
         try:
             saved = json.loads((self.path / "config.json").read_text())
         except (OSError, ValueError):
@@ -169,18 +186,20 @@ class Folder:
         if settings["precision"] == "auto":
             settings["precision"] = saved.get("precision", "auto")
         for name in DIGESTS:
-            if None in (saved.get(name), settings[name]):  # an older folder, or not downloaded then
+            # in an older folder, or if the model was not downloaded then
+            if None in (saved.get(name), settings[name]):
                 saved[name] = settings[name]
         changed = differing(saved, settings, FREE)
         changed = [f"{DIGESTS.get(name, '--' + name)} changed" for name in changed]
         if changed:
             raise UserError(
-                f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}): give "
-                "--name ANOTHER, or --overwrite to replace it."
+                f"{self.path} holds an evaluation with other settings ({', '.join(changed[:5])}). Give "
+                "another --name, or replace it with --overwrite."
             )
 
+    @cached_property
     def stored(self) -> dict[str, list[dict]]:
-        """{set: its records}, after cutting off a line that was not written whole."""
+        """{set: its records} when this was first asked; removes an incomplete last line from the file."""
         found: dict[str, list[dict]] = {}
         for record in read_samples(self.samples, cut=True) if self.samples.exists() else ():
             found.setdefault(record["task"], []).append(record)
@@ -191,12 +210,15 @@ class Folder:
             with open(self.samples, "a") as file:
                 file.write("".join(to_json(record) + "\n" for record in records))
         except OSError as error:
-            message = f"Could not write {self.samples}: {error}. Make room; the same command resumes."
-            raise UserError(message) from error
+            raise UserError(
+                f"Could not write {self.samples}: {error}. Make room on the disk; the same command resumes."
+            ) from error
 
 
 def read_samples(path: Path, cut: bool = False) -> list[dict]:
-    """The records of a file of samples. Errors: UserError where it cannot be read."""
+    """The records of a file of samples; `cut` removes an incomplete last line from the file. Errors:
+    UserError if it cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         if cut and not text.endswith("\n"):
@@ -204,19 +226,23 @@ def read_samples(path: Path, cut: bool = False) -> list[dict]:
             path.write_text(text, encoding="utf-8")
         records = [json.loads(line) for _, line in tasks.json_lines(text)]
         for record in records:
-            record["example"], record["completion"]  # noqa: B018  (a KeyError now)
+            # raises KeyError here and not later
+            record["example"], record["completion"]  # noqa: B018
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a file of samples ({type(error).__name__}: {error}): expected a JSON object a "
-            "line with example and completion, as eval writes into eval_samples.jsonl."
+            f"{path} is not a file of samples ({type(error).__name__}: {error}). Give an eval_samples.jsonl "
+            "as eval writes it: one JSON object per line, with example and completion."
         ) from error
     return records
 
 
-def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], model, tokenizer, folder: Folder):
-    """k records of every problem of a set, written as they come. Of the `known` ones whole chunks stay; one
-    that was being written is sampled anew, which gives the same.
+def sample_set(
+    name: str, k: int, own: TaskSet, held: list[tinyr1.Problem], model: Any, tokenizer: Any, folder: Folder
+) -> list[dict]:
+    """k records per problem of a set, appended to the folder chunk by chunk. Whole chunks that the folder has
+    already are kept; an incomplete one is sampled again, with the same result. Errors: UserError, TaskError.
     """
+    task, cfg, known = own.task, own.cfg, folder.stored.get(name, [])
     chunk = max(1, AT_ONCE // k)
     whole = len(known) if len(known) == len(held) * k else len(known) // (chunk * k) * chunk * k
     records, begun = known[:whole], len(known) - whole
@@ -224,8 +250,8 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
     for i, record in enumerate(known):
         if record["example"] != asked[min(i // k, len(held) - 1)]:
             raise UserError(
-                f"The problems of {name} have changed since {folder.samples} was begun: --overwrite it, or "
-                "give --name ANOTHER."
+                f"The problems of {name} have changed since {folder.samples} was begun. Replace it with "
+                "--overwrite, or give another --name."
             )
     bar = tqdm(total=len(held), initial=whole // k, desc=name, unit="problem", dynamic_ncols=True)
     for first in range(whole // k, len(held), chunk):
@@ -244,9 +270,9 @@ def sample_set(name: str, k: int, cfg: Eval, task, held, known: list[dict], mode
     return records
 
 
-def by_group(records: list[dict]) -> dict:
-    """{field: {value: (accuracy, samples)}} of the fields in GROUPS that the problems have."""
-    found: dict[str, dict] = {}
+def by_group(records: list[dict]) -> dict[str, dict[str, tuple[float, int]]]:
+    """{field: {value: (accuracy, number of samples)}} for the fields in GROUPS that the problems have."""
+    found: dict[str, dict[str, tuple[float, int]]] = {}
     for field in GROUPS:
         values = sorted({str(r["example"].get(field)) for r in records} - {"None"})
         for value in values:
@@ -256,18 +282,20 @@ def by_group(records: list[dict]) -> dict:
 
 
 def report(name: str, figures: dict) -> None:
+    """Print the figures of a set."""
     print(f"\n{name}: {figures['problems']} problems, {figures['n']} samples\n{table(figures)}")
     for field, values in figures.get("by", {}).items():
         print(f"{field}: " + ", ".join(f"{value} {share:.1%} of {n}" for value, (share, n) in values.items()))
 
 
-def figures_of(name: str, records: list[dict], task, k: int) -> dict:
+def figures_of(records: list[dict], task: ModuleType, k: int) -> dict:
+    """The figures of k records per problem: runtime.metrics.evaluation, and accuracy by group."""
     figures = evaluation(records, k, getattr(task, "equivalent", None))
     return figures | ({"by": groups} if (groups := by_group(records)) else {})
 
 
 def task_of_run(folder: Path) -> str | None:
-    """The task of a training run, whose samples do not name it; None for another folder."""
+    """The task of a training run, whose samples do not name it; None if the folder is not one."""
     try:
         return json.loads((folder / "config.json").read_text())["config"]["task"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -277,35 +305,43 @@ def task_of_run(folder: Path) -> str | None:
 KEPT = ("task", "problem", "sample", "example", "prompt", "completion", "tokens", "finished", "step", "split")
 
 
-def rescore(cfg: Eval, asked: bool) -> None:
-    """Grade stored samples again, with --task if that was asked for; the new ones and their figures go beside
-    the file. Errors: UserError.
+def stored_sets(path: Path, usual: str) -> dict[str, list[list[dict]]]:
+    """{set: its problems, each the list of its records} of a file of samples; `usual` is the task of records
+    that name none. Errors: UserError.
     """
-    path, new, out = Path(cfg.rescore), [], {}
+    usual = task_of_run(path.parent) or usual
     by_set: dict[str, dict[str, list[dict]]] = {}
-    own = task_of_run(path.parent)
     for record in read_samples(path):
-        name = record.get("task") or own or cfg.task
+        name = record.get("task") or usual
         name += f" (step {record['step']})" if "step" in record else ""
         problem = str(record.get("problem", json.dumps(record["example"], default=str)))
         by_set.setdefault(name, {}).setdefault(problem, []).append(record)
     for name, problems in by_set.items():
-        task = tasks.find(cfg.task if asked else name.split(" (")[0].split(":")[0])[0]
-        counts = [len(samples) for samples in problems.values()]
-        if min(counts) < max(counts):
+        counts = sorted(map(len, problems.values()))
+        if counts[0] < counts[-1]:
             raise UserError(
-                f"{path}: the problems of {name} have {min(counts)} to {max(counts)} samples; an evaluation "
-                "has the same number of each."
+                f"{path}: the problems of {name} have {counts[0]} to {counts[-1]} samples, and "
+                "grading needs the same number of each. Give an eval_samples.jsonl of a finished evaluation."
             )
-        old = [record for samples in problems.values() for record in samples]
-        asked_of = [tinyr1.Problem(record["example"], "", []) for record in old]
-        results = tinyr1.score(task, asked_of, [record["completion"] for record in old], 1)
+    return {name: [*problems.values()] for name, problems in by_set.items()}
+
+
+def rescore(cfg: Eval, task_is_typed: bool) -> None:
+    """Grade stored samples again, with --task if it was typed, and write the records and their figures beside
+    the file. Errors: UserError, TaskError.
+    """
+    path, new, out = Path(cfg.rescore), [], {}
+    for name, problems in stored_sets(path, cfg.task).items():
+        task = tasks.find(cfg.task if task_is_typed else name.split(" (")[0].split(":")[0])[0]
+        old = [record for records in problems for record in records]
+        posed = [tinyr1.Problem(record["example"], "", []) for record in old]
+        results = tinyr1.score(task, posed, [record["completion"] for record in old], 1)
         graded = [
             {"tokens": 0, "finished": True, **{key: r[key] for key in KEPT if key in r}, **result}
             for r, result in zip(old, results)
         ]
         changed = sum(bool(r.get("correct")) != g["correct"] for r, g in zip(old, graded))
-        out[name] = figures_of(name, graded, task, counts[0]) | {"changed_verdicts": changed}
+        out[name] = figures_of(graded, task, len(problems[0])) | {"changed_verdicts": changed}
         report(name, out[name])
         print(f"{changed} of {len(old)} verdicts changed")
         new += graded
@@ -315,7 +351,8 @@ def rescore(cfg: Eval, asked: bool) -> None:
     print(f"written: {path.with_suffix('.rescored.jsonl')} and .json")
 
 
-def load(cfg: Eval):
+def load(cfg: Eval) -> tuple[Any, Any]:
+    """The model, with the checkpoint's weights if there is one, and its tokenizer. Errors: UserError."""
     model, tokenizer = load_model(cfg.model, torch.device(cfg.device), 6)
     if cfg.checkpoint:
         try:
@@ -324,11 +361,21 @@ def load(cfg: Eval):
         except Exception as error:
             raise UserError(
                 f"The checkpoint {cfg.checkpoint} cannot be read ({type(error).__name__}): it is truncated, "
-                f"or not one of {cfg.model}."
+                f"or not a checkpoint of {cfg.model}. Give that model with --model, or train again."
             ) from error
         print(f"{cfg.name}: still in training, at step {state['step']}")
     check_tokenizer(model, tokenizer, cfg.template)
     return model, tokenizer
+
+
+def problems_of(name: str, own: TaskSet, model: Any, tokenizer: Any) -> list[tinyr1.Problem]:
+    """The first --eval_problems of a set; says so if the set has more. Errors: UserError, TaskError."""
+    count = own.cfg.eval_problems
+    one_more = replace(own.cfg, eval_problems=count + 1)
+    held = tinyr1.held_out(own.task, one_more, tokenizer, longest_prompt(model, own.cfg.max_new_tokens))
+    if len(held) > count:
+        print(f"{name}: the first {count} problems of the set; --eval_problems takes more")
+    return held[:count]
 
 
 def main(argv: list[str]) -> int:
@@ -343,24 +390,18 @@ def main(argv: list[str]) -> int:
     cfg = config.resolve(cfg, {"precision": folder.settings["precision"]})
     write_json(folder.path / "config.json", folder.settings | {"precision": cfg.precision})
     model, tokenizer = load(cfg)
-    held = {}
-    for name, (task, own) in found.items():
-        more = replace(own, eval_problems=own.eval_problems + 1)
-        every = tinyr1.held_out(task, more, tokenizer, longest_prompt(model, own.max_new_tokens))
-        held[name] = every[: own.eval_problems]
-        if len(every) > own.eval_problems:
-            print(f"{name}: {own.eval_problems} of its problems; there are more (--eval_problems)")
-    stored, out = folder.stored(), {}
-    for name, (task, own) in found.items():
-        own = replace(own, device=cfg.device, precision=cfg.precision)
-        rest = own, task, held[name]
-        k = cfg.eval_samples
-        records = sample_set(name, k, *rest, stored.get(name, []), model, tokenizer, folder)
-        with folder.clock("verdicts"):  # whether answers are equivalent, for cons@k
-            out[name] = figures_of(name, records, task, k)
+    # of all sets, before the first is sampled: a mistake in the last one costs nothing
+    held = {name: problems_of(name, own, model, tokenizer) for name, own in found.items()}
+    out = {}
+    for name, (task, own_cfg) in found.items():
+        own = TaskSet(task, replace(own_cfg, device=cfg.device, precision=cfg.precision))
+        records = sample_set(name, cfg.eval_samples, own, held[name], model, tokenizer, folder)
+        # for cons@k, the task compares answers
+        with folder.clock("verdicts"):
+            out[name] = figures_of(records, task, cfg.eval_samples)
         if cfg.greedy:
-            rest, label = (replace(own, temperature=0.0), task, held[name]), name + GREEDY
-            once = sample_set(label, 1, *rest, stored.get(label, []), model, tokenizer, folder)
+            own = TaskSet(task, replace(own.cfg, temperature=0.0))
+            once = sample_set(name + GREEDY, 1, own, held[name], model, tokenizer, folder)
             out[name]["greedy"] = evaluation(once, 1)["accuracy"]
         report(name, out[name])
     seconds = {name: round(spent, 2) for name, spent in folder.clock.items()}

@@ -1,27 +1,30 @@
 """Type a problem and watch the base model and the trained one answer it side by side, each with its verdict.
 
-    python tinyr1.py play runs/mini                        then 3 8 5 = 16, or 23*47 where the task multiplies
+    python tinyr1.py play runs/mini                        then type 3 8 5 = 16 (Countdown) or 23*47
     python tinyr1.py play runs/mini --once "3 8 5 = 16"
     echo 7 | python tinyr1.py play runs/mini --seed 0      held-out problem 7; an empty line draws one
 
-A run that is still training answers from its last checkpoint. The answers are those that rollout.generate
-would give with the same random numbers; the same --seed and the same lines give them again.
+A run that is still training answers from its last checkpoint. The same --seed and the same lines give the
+same answers. They are sampled as during training (engine.rollout.generate).
 """
 
-import argparse
 import random
 import shutil
 import sys
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate, count, zip_longest
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
 import tasks
 import tinyr1
+from commands import make_parser
 from commands.eval import Eval, load
 from engine import rollout
 from engine.generic import forward, forward_whole
@@ -30,15 +33,19 @@ from runtime import config
 from runtime.models import sampling_dtype, stop_ids
 from runtime.problems import pose
 
-WIDE = 90  # columns of a terminal from which on the answers stand side by side
-AHEAD = 12  # rows by which one of them may be longer before it waits for the other
+# Columns that a terminal needs to show the answers side by side.
+WIDE = 90
+# Rows by which one answer may be longer before it waits for the other.
+AHEAD = 12
 
 
 # ---------------------------------------------------------------- problems
 
 
-def find_problem(text: str, task, held: list[tinyr1.Problem], cfg, tokenizer, rng) -> tinyr1.Problem:
-    """The problem that was typed, or the held-out one with this number, or for "" a random one of them.
+def find_problem(
+    text: str, task: Any, held: list[tinyr1.Problem], cfg: Eval, tokenizer: Any, rng: random.Random
+) -> tinyr1.Problem:
+    """The problem that was typed, or the held-out one with this number, or a random held-out one for "".
 
     Errors: tasks.TaskError if the text is none of these.
     """
@@ -54,13 +61,14 @@ def find_problem(text: str, task, held: list[tinyr1.Problem], cfg, tokenizer, rn
     return pose(task, held[0].example | task.parse(text), cfg, tokenizer)
 
 
-def lines(once: str | None):
-    """What is asked: `once` alone, or line after line of the standard input."""
+def lines(once: str | None) -> Iterator[str]:
+    """`once` alone, or the lines of the standard input."""
     if once is not None:
         yield once
         return
     try:
-        import readline  # noqa: F401  (the arrow keys, where Python has it)
+        # makes the arrow keys work
+        import readline  # noqa: F401
     except ImportError:
         pass
     try:
@@ -74,9 +82,9 @@ def lines(once: str | None):
 
 
 @torch.inference_mode()
-def sample_tokens(model, ids: list[int], cfg, seed: int):
-    """Endless tokens behind a prompt, by the model's own forward pass with its cache if that can be used:
-    what rollout.generate samples first with this seed.
+def sample_tokens(model: Any, ids: list[int], cfg: Eval, seed: int) -> Iterator[int]:
+    """The tokens after a prompt, without end: those of the first sample of rollout.generate with this seed.
+    Uses the model's own forward pass, with its cache if that works.
     """
     zero = torch.zeros(1, dtype=torch.long, device=model.device)
     whole = rollout.sampling_path(model) == "whole"
@@ -86,19 +94,24 @@ def sample_tokens(model, ids: list[int], cfg, seed: int):
     for at in count():
         logits, cache = run(model, new, cache)
         u = rollout.random_uniform(key, zero + at)
-        token = rollout.sample_tokens(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]  # (1,1)
+        # (1,1)
+        token = rollout.sample_tokens(logits, u, cfg.temperature, cfg.top_p, 0)[0][:, None]
         new = torch.cat((new, token), 1) if whole else token
-        yield token.item()
+        yield int(token)
 
 
 class Answer:
-    """A model's answer in the making. Errors: tasks.TaskError if the problem leaves no room for one."""
+    """A model's answer while it is sampled. Errors: tasks.TaskError if the problem leaves no room for one."""
 
-    def __init__(self, name: str, model, tokenizer, cfg, problem: tinyr1.Problem, seed: int):
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, cfg: Eval, problem: tinyr1.Problem, seed: int
+    ) -> None:
         room = position_limit(model)
         self.cap = min(cfg.max_new_tokens, room - len(problem.prompt_ids))
         if self.cap < 1:
-            raise tasks.TaskError(f"The problem is too long: the model knows only {room} positions.")
+            raise tasks.TaskError(
+                f"The problem is too long: the model takes at most {room} tokens. Type a shorter one."
+            )
         self.name, self.tokenizer, self.problem = name, tokenizer, problem
         self.ends, self.stops = stop_ids(model, tokenizer, cfg.template), tasks.STOPS.get(cfg.template, ())
         self.tokens = sample_tokens(model, problem.prompt_ids, cfg, seed)
@@ -109,10 +122,13 @@ class Answer:
 
     @property
     def going(self) -> bool:
+        """Whether there are more tokens to come."""
         return not self.finished and self.length < self.cap
 
     def advance(self) -> None:
-        token, self.length = next(self.tokens), self.length + 1
+        """Sample one more token."""
+        token = next(self.tokens)
+        self.length += 1
         if token in self.ends:
             self.finished = True
             return
@@ -123,11 +139,12 @@ class Answer:
 
     @property
     def shown(self) -> str:
-        """The text as a terminal may have it: no control characters, no half a letter at its end."""
+        """The text without control characters, and without an incomplete letter at its end."""
         text = self.text.rstrip("\ufffd") if self.going else self.text
         return "".join(c if c.isprintable() or c == "\n" else "·" for c in text.expandtabs(4))
 
-    def verdict(self, task) -> str:
+    def verdict(self, task: ModuleType) -> str:
+        """One line: whether the answer is right, its reward and its length."""
         result = tinyr1.score(task, [self.problem], [self.text], 1)[0]
         said = "✓ right" if result["correct"] else "✗ wrong"
         said = f"the verifier failed ({result.get('error')})" if result["verifier_error"] else said
@@ -139,7 +156,7 @@ class Answer:
 
 
 def columns(letter: str) -> int:
-    """Columns of a terminal that it takes: Chinese and emoji two, an accent of the letter before none."""
+    """Columns that a letter takes in a terminal: two for Chinese and emoji, none for a combining accent."""
     if unicodedata.category(letter) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
@@ -150,7 +167,8 @@ def rows(text: str, width: int) -> list[str]:
     found = []
     for line in text.split("\n"):
         while (ends := [*accumulate(map(columns, line))]) and ends[-1] > width:
-            fit = max(bisect_right(ends, width), 1)  # letters
+            # in letters
+            fit = max(bisect_right(ends, width), 1)
             space = line.rfind(" ", 1, fit + 1)
             cut = space if space > 0 else fit
             found.append(line[:cut])
@@ -159,7 +177,8 @@ def rows(text: str, width: int) -> list[str]:
     return found
 
 
-def one_by_one(answers: list[Answer], task) -> None:
+def one_by_one(answers: list[Answer], task: ModuleType) -> None:
+    """Print one answer after the other, each as it is sampled."""
     for answer in answers:
         print(f"\n[{answer.name}]")
         written = 0
@@ -170,26 +189,30 @@ def one_by_one(answers: list[Answer], task) -> None:
         print(f"\n{answer.verdict(task)}", flush=True)
 
 
-def side_by_side(answers: list[Answer], task, wide: int) -> None:
-    """Two columns that grow together. Rows that may still change are drawn again from the cursor's place."""
+def side_by_side(answers: list[Answer], task: ModuleType, wide: int) -> None:
+    """Print two columns that grow together. Rows that may still change are drawn again."""
     width = (wide - 3) // 2
-    pad = lambda cell: cell + " " * (width - sum(map(columns, cell)))
-    draw = lambda cells: print(" │ ".join(map(pad, cells)).rstrip() + "\x1b[K")
+
+    def draw(cells: Iterable[str]) -> None:
+        padded = (cell + " " * (width - sum(map(columns, cell))) for cell in cells)
+        print(" │ ".join(padded).rstrip() + "\x1b[K")
+
     draw(f"[{answer.name}]" for answer in answers)
-    settled = 0  # rows that stay as they are
+    # the number of rows that will not change
+    settled = 0
     while True:
         texts = [rows(answer.shown, width) for answer in answers]
-        open_ = [len(text) - 1 for answer, text in zip(answers, texts) if answer.going]
+        unfinished = [len(text) - 1 for answer, text in zip(answers, texts) if answer.going]
         below = [*zip_longest(*(text[settled:] for text in texts), fillvalue="")]
         for cells in below:
             draw(cells)
-        if not open_:
+        if not unfinished:
             break
-        stay = min(open_) - settled
+        stay = min(unfinished) - settled
         print(f"\x1b[{len(below) - stay}A", end="", flush=True)
         settled += stay
         for answer, text in zip(answers, texts):
-            if answer.going and len(text) - 1 <= min(open_) + AHEAD:
+            if answer.going and len(text) - 1 <= min(unfinished) + AHEAD:
                 answer.advance()
     draw(answer.verdict(task) for answer in answers)
 
@@ -198,29 +221,36 @@ def side_by_side(answers: list[Answer], task, wide: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "tinyr1.py play", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--once", metavar="PROBLEM", help="answer this one and stop")
-    parser.add_argument("--temperature", type=float, help="of the answers (default: the run's; 0: no chance)")
-    parser.add_argument("--seed", type=int, help="of draws and answers (default: another one each time)")
+    parser = make_parser("play", "RUN [--option value ...]", __doc__)
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    parser.add_argument("--once", metavar="PROBLEM", help="answer this problem and stop")
+    parser.add_argument("--temperature", type=float, help="of the answers; 0 is greedy (default: the run's)")
+    parser.add_argument("--seed", type=int, help="of the draws and answers (default: a new one each time)")
     args = parser.parse_args(argv)
     cfg = Eval(**Eval.of_run(args.run) | {"name": args.run.resolve().name})
     if args.temperature is not None:
         cfg = replace(cfg, temperature=args.temperature)
+        cfg.check_ranges(temperature=config.AMOUNT)
     cfg = config.resolve(cfg, saved={})
     models = {"base": load(replace(cfg, model=cfg.base, checkpoint="")), "trained": load(cfg)}
     for model, _ in models.values():
         model.to(sampling_dtype(model, cfg.precision)).eval()
+    answer_lines(cfg, models, args.once, random.randrange(2**31) if args.seed is None else args.seed)
+    return 0
+
+
+def answer_lines(cfg: Eval, models: dict[str, tuple[Any, Any]], once: str | None, seed: int) -> None:
+    """Answer `once`, or each line of the standard input, with the {name: (model, tokenizer)}.
+
+    Errors: tasks.TaskError if `once` is no problem; such a line is reported and skipped.
+    """
     task, tokenizer = tasks.load(cfg.task), models["base"][1]
     held = tinyr1.held_out(task, cfg, tokenizer)
-    seed = random.randrange(2**31) if args.seed is None else args.seed
     rng, wide = random.Random(seed), shutil.get_terminal_size((0, 0)).columns
-    if args.once is None and sys.stdin.isatty():
+    if once is None and sys.stdin.isatty():
         typed = "Type a problem, or the number" if hasattr(task, "parse") else "Type the number"
         print(f"{typed} of a held-out one (0 to {len(held) - 1}); an empty line draws one, Ctrl-D ends.")
-    for number, line in enumerate(lines(args.once)):
+    for number, line in enumerate(lines(once)):
         try:
             problem = find_problem(line, task, held, cfg, tokenizer, rng)
             answers = [
@@ -233,9 +263,9 @@ def main(argv: list[str]) -> int:
             else:
                 one_by_one(answers, task)
         except tasks.TaskError as error:
-            if args.once is not None:
+            if once is not None:
                 raise
             print(error)
-        except KeyboardInterrupt:  # enough of this answer
+        except KeyboardInterrupt:
+            # ends this answer only
             print("\x1b[J" if sys.stdout.isatty() else "")
-    return 0

@@ -1,39 +1,46 @@
-"""What somebody who edits a task wants to see: examples, the prompt, and what good and bad answers earn.
+"""Show what a task does: examples, the prompt, and the rewards of good and bad answers.
 
-python tinyr1.py tasks countdown                                   problems as the options' defaults give them
-python tinyr1.py tasks countdown numbers=4 high=99 reward=simplerl  with options of the task
-python tinyr1.py tasks ./my_task.py --template r1                   a task of your own, in another template
-python tinyr1.py tasks competition_math --attack                    tries hostile and mutated gold answers:
-                                                                    fails on a wrong or slow verdict
+    python tinyr1.py tasks countdown                                    with the default options of the task
+    python tinyr1.py tasks countdown numbers=4 high=99 reward=simplerl  with other options
+    python tinyr1.py tasks ./my_task.py --template r1                   your own task, in another template
+    python tinyr1.py tasks competition_math --attack                    try hostile and altered answers
 
-A task's fixture is tests/fixtures/NAME_answers.json: completions with their verdicts; beside it there may be
-NAME_pairs.json: gold answers with answers to accept and to refuse.
+The answers come from tests/fixtures/NAME_answers.json (completions with their verdicts), if the task has one;
+--attack also reads NAME_pairs.json there (gold answers, each with answers to accept and to refuse).
 """
 
-import argparse
 import json
 import re
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
+from commands import make_parser
+from runtime.runfolder import UserError
 from runtime.scoring import check_some_succeeded, verdict_of
 from tasks import TEMPLATES, TaskError, in_both_splits, load, render
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
-# Where a task has no fixture of its own, these show what it does with any answer.
+# The answers to show of a task without a fixture.
 STOCK = [
     {"completion": "", "why": "nothing at all"},
     {"completion": "<answer></answer>", "why": "an empty answer"},
     {"completion": "<think>one moment", "why": "cut off while thinking"},
     {"completion": ["<answer>", {"repeat": "(", "times": 100_000}, "</answer>"], "why": "100 kB of brackets"},
 ]
-SECONDS = 60.0  # until a verdict counts as failed, as in training
-SLOWEST = 2.0  # seconds that a verdict may take
-MUTATED, COMPARED = 50, 1000  # test problems whose gold answers are mutated; examples that are compared
-NEVER = {  # answers that are right nowhere
+# Seconds after which a verdict counts as failed, as in training.
+SECONDS = 60.0
+# Seconds that a verdict may take in an attack.
+SLOWEST = 2.0
+# Test problems whose gold answers are altered, and examples per split that are compared.
+MUTATED, COMPARED = 50, 1000
+# Answers that are wrong for every problem.
+NEVER = {
     "": "an empty answer",
     "?": "a question mark",
     "{" * 100_000: "100 kB of braces",
@@ -48,26 +55,37 @@ NEVER = {  # answers that are right nowhere
 FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 
 
-def completion_of(case):
+class Trial(NamedTuple):
+    """A completion to judge, and what is known about it."""
+
+    completion: str
+    example: dict
+    # None if not known
+    correct: bool | None
+    description: str
+
+
+def completion_of(case: dict[str, Any]) -> str:
     """A fixture's completion: a text, or a list of texts and {"repeat": text, "times": n}, to be joined."""
     parts = case["completion"] if isinstance(case["completion"], list) else [case["completion"]]
     return "".join(part if isinstance(part, str) else part["repeat"] * part["times"] for part in parts)
 
 
-def fixture(name, kind="answers", default=()):
+def fixture(name: str, kind: str = "answers", default: Any = ()) -> Any:
+    """The content of a task's file in tests/fixtures, or the default."""
     path = FIXTURES / f"{name}_{kind}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
 
 
-def cases(name, example):
-    """(completion, example, case) of every answer to show: from the task's fixture, if it has one."""
+def cases(name: str, example: dict) -> Iterator[Trial]:
+    """The answers of the task's fixture, or STOCK's. A case may replace fields of the example."""
     for case in fixture(name, default=STOCK):
         fields = {key: case[key] for key in case if key in example}
-        yield completion_of(case), {**example, **fields}, case
+        yield Trial(completion_of(case), {**example, **fields}, case.get("correct"), case["why"])
 
 
-def first_example(task, name, options):
-    """A test problem, else one of the fixture's: a task may ship no problems. Errors: TaskError."""
+def first_example(task: Any, name: str, options: dict[str, str]) -> dict:
+    """A test problem, or one of the fixture for a task without problems. Errors: TaskError."""
     try:
         for example in task.examples("test", **options):
             return example
@@ -78,15 +96,21 @@ def first_example(task, name, options):
         return {key: value for key, value in known[0].items() if key not in ("completion", "correct", "why")}
 
 
-def right_answer(task, example):
-    """The task's own right answer, as a completion; None where it has none to show."""
-    if not (hasattr(task, "gold") and hasattr(task, "state")):
+def states_gold(task: ModuleType) -> bool:
+    """Whether the task can write a right answer: it has gold(example) and state(answer, example)."""
+    return hasattr(task, "gold") and hasattr(task, "state")
+
+
+def right_answer(task: Any, example: dict) -> str | None:
+    """A completion with the task's own right answer; None if the task gives none."""
+    if not states_gold(task):
         return None
     answer = task.gold(example)
     return None if answer is None else task.state(answer, example)
 
 
-def show(task, name, options, template, number):
+def show(task: Any, name: str, options: dict[str, str], template: str, number: int) -> None:
+    """Print `number` examples of each split, a prompt, and verdicts. Errors: TaskError."""
     for split in ("train", "test"):
         print(f"# {split}")
         try:
@@ -99,40 +123,40 @@ def show(task, name, options, template, number):
     first = first_example(task, name, options)
     print(f"\n# a prompt, in the template {template!r}")
     print(render(template, task.question(first)))
-    print("\n# rewards: ✓ right, · wrong; some answers are to a problem of their own, named at the end")
+    print("\n# rewards: ✓ right, · wrong; an answer to another problem names that problem at the end")
     answers = [*cases(name, first)]
     if (right := right_answer(task, first)) is not None:
-        answers.insert(0, (right, first, {"why": "the task's own right answer"}))
-    verdicts = [verdict_of(task, completion, example, SECONDS) for completion, example, _ in answers]
-    for (completion, example, case), v in zip(answers, verdicts):
-        earns = v.get("error") or f"{v['reward']:5.1f} {'✓' if v['correct'] else '·'}"
-        text = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in completion)
+        answers.insert(0, Trial(right, first, True, "the task's own right answer"))
+    verdicts = [verdict_of(task, answer.completion, answer.example, SECONDS) for answer in answers]
+    for answer, verdict in zip(answers, verdicts):
+        earned = verdict.get("error") or f"{verdict['reward']:5.1f} {'✓' if verdict['correct'] else '·'}"
+        text = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in answer.completion)
         text = text if len(text) <= 60 else text[:20] + " … " + text[-37:]
-        own = ", ".join(f"{key} {value}" for key, value in example.items() if first.get(key) != value)
-        print(f"{earns}  {text:60}  {case['why']}"
-              + (f"  ({own[:80]})" if own else ""))  # fmt: skip
+        fields = [f"{key} {value}" for key, value in answer.example.items() if first.get(key) != value]
+        note = f"  ({', '.join(fields)[:80]})" if fields else ""
+        print(f"{earned}  {text:60}  {answer.description}{note}")
     check_some_succeeded(task, verdicts)
     if right is None:
         print(
-            "To see what a right answer earns, give the task gold(example) -> a right answer, and "
-            "state(answer, example) -> a completion that states it."
+            "To see what a right answer earns, add gold(example) -> right answer and "
+            "state(answer, example) -> completion to the task."
         )
 
 
 # ---------------------------------------------------------------- the attack
 
 
-def mutations(answer, wrong, state):
-    """(completion, whether it is right, what was done) made of a right and a wrong answer."""
+def mutations(answer: str, wrong: str, state: Callable[[str], str]) -> Iterator[tuple[str, bool, str]]:
+    """(completion, whether it is right, description) made of a right and a wrong answer."""
     right = state(answer)
     yield right, True, "the gold answer"
-    yield f"<think>hm</think>\n{right}", True, "the gold answer behind a thinking"
+    yield f"<think>hm</think>\n{right}", True, "the gold answer after a thinking part"
     yield right[: right.rindex(answer) + len(answer)], False, "truncated before the end of its mark-up"
     yield state(wrong), False, "a digit perturbed"
     yield state(f"{wrong} {right}"), False, "nested in a wrong one"
     yield f"{right} or {state(wrong)}", False, "the right one first, then a wrong one"
-    yield f"<think>{right}</think>", False, "in the thinking only"
-    yield f"<think>{right}", False, "in a thinking without end"
+    yield f"<think>{right}</think>", False, "in the thinking part only"
+    yield f"<think>{right}", False, "in a thinking part without end"
     yield answer, False, "without mark-up"
     if re.search("[0-9]", answer):
         yield state(answer.translate(FULL_WIDTH)), False, "in full-width digits"
@@ -140,46 +164,47 @@ def mutations(answer, wrong, state):
         yield state(text), False, why
 
 
-def perturbed(answer):
-    """The answer with its first digit changed; another word if it has none."""
+def perturbed(answer: str) -> str:
+    """The answer with its first digit changed, or another word if it has no digit."""
     digit = re.search("[0-9]", answer)
     return f"{answer[: digit.start()]}{(int(digit[0]) + 1) % 10}{answer[digit.end() :]}" if digit else "zebra"
 
 
-def trials(task, name, options):
-    """(completion, example, expected verdict or None, description) of the whole attack."""
+def trials(task: Any, name: str, options: dict[str, str]) -> Iterator[Trial]:
+    """All answers of the attack. Errors: TaskError."""
     first = first_example(task, name, options)
-    for completion, example, case in cases(name, first):
-        yield completion, example, case.get("correct"), f"fixture: {case['why']}"
+    for case in cases(name, first):
+        yield case._replace(description=f"fixture: {case.description}")
     golds = []
-    if hasattr(task, "gold") and hasattr(task, "state"):
+    if states_gold(task):
         for case in fixture(name, "pairs"):
             pair = {**first, "answer": case["answer"]}
             golds.append(pair)
             for verdict in ("accept", "refuse"):
                 for answer in case[verdict]:
                     what = f"{case['kind']}: {verdict} {answer} for {case['answer']}"
-                    yield task.state(answer, pair), pair, verdict == "accept", what
+                    yield Trial(task.state(answer, pair), pair, verdict == "accept", what)
         try:
             golds += islice(task.examples("test", **options), MUTATED)
         except TaskError:
-            pass  # it ships no problems
+            # the task ships no problems
+            pass
     for example in golds:
         if answer := task.gold(example):
             made = mutations(answer, perturbed(answer), lambda text, e=example: task.state(text, e))
             for completion, expected, what in made:
-                yield completion, example, expected, f"{answer}: {what}"
+                yield Trial(completion, example, expected, f"{answer}: {what}")
 
 
-def compare_splits(task, options):
-    """Print the size of the splits and return what is wrong with them."""
+def compare_splits(task: Any, options: dict[str, str]) -> list[str]:
+    """Print the sizes of the splits, and return what is wrong with them. Errors: TaskError."""
     twice = {
         split: [list(islice(task.examples(split, **options), COMPARED)) for _ in range(2)]
         for split in ("train", "test")
     }
     wrong = []
     if any([*map(task.question, one)] != [*map(task.question, two)] for one, two in twice.values()):
-        wrong.append("examples: another order or other problems the second time")
+        wrong.append("examples: a second call gives other problems or another order")
     train, test = twice["train"][0], twice["test"][0]
     shared = in_both_splits(train, test)
     print(f"{len(train)} training and {len(test)} test problems, {len(shared)} in both splits")
@@ -189,31 +214,31 @@ def compare_splits(task, options):
     return wrong
 
 
-def attack(task, name, options):
-    """Print what is checked and every wrong verdict; return how many there are."""
-    wrong, tried, slowest = [], 0, (0.0, "")
+def attack(task: ModuleType, name: str, options: dict[str, str]) -> int:
+    """Print what is checked and every wrong verdict; return how many are wrong. Errors: TaskError."""
+    wrong, tried, seconds, slowest = [], 0, 0.0, ""
     for completion, example, expected, what in trials(task, name, options):
         tried += 1
         start = time.perf_counter()
         try:
             result = verdict_of(task, completion, example, SECONDS)
-            slowest = max(slowest, (time.perf_counter() - start, what))
+            seconds, slowest = max((seconds, slowest), (time.perf_counter() - start, what))
             found = bool(result["correct"])
             if result["verifier_error"]:
                 wrong.append(f"{what}: {result['error']}")
             elif expected is not None and found != expected:
                 wrong.append(f"{what}: {'accepted' if found else 'refused'}")
             if verdict_of(task, completion, example, SECONDS) != result:
-                wrong.append(f"{what}: another verdict the second time")
+                wrong.append(f"{what}: a second call gives another verdict")
         except TaskError:
             raise
         except Exception as error:
             wrong.append(f"{what}: {type(error).__name__}: {error}")
-    print(f"{tried} answers, {len(wrong)} wrong verdicts; slowest {slowest[0]:.3f} s ({slowest[1][:60]})")
-    if slowest[0] > SLOWEST:
-        wrong.append(f"{slowest[1]}: took {slowest[0]:.1f} s, more than {SLOWEST}")
-    if not (hasattr(task, "gold") and hasattr(task, "state")):
-        print("no gold answers were mutated: that needs gold(example) and state(answer, example) in the task")
+    print(f"{tried} answers, {len(wrong)} wrong verdicts; slowest {seconds:.3f} s ({slowest[:60]})")
+    if seconds > SLOWEST:
+        wrong.append(f"{slowest}: took {seconds:.1f} s, more than {SLOWEST}")
+    if not states_gold(task):
+        print("no gold answers were altered: that needs gold(example) and state(answer, example) in the task")
     try:
         wrong += compare_splits(task, options)
     except TaskError as error:
@@ -224,42 +249,49 @@ def attack(task, name, options):
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python tinyr1.py tasks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("task", help="a task's name, or the path of a task file")
+    """Errors: TaskError, UserError."""
+    parser = make_parser("tasks", "TASK [key=value ...] [--option value ...]", __doc__)
+    parser.add_argument("task", metavar="TASK", help="a task's name, or the path of a task file")
     parser.add_argument("options", nargs="*", metavar="key=value", help="options of the task")
-    parser.add_argument("--template", default="tinyzero", help=f"one of {', '.join(TEMPLATES)}")
-    parser.add_argument("-n", type=int, default=3, metavar="N", help="examples of each split")
+    parser.add_argument("--template", default="tinyzero", choices=TEMPLATES, help="prompt template")
+    parser.add_argument("-n", type=int, default=3, metavar="N", help="examples to show of each split")
     parser.add_argument(
-        "--attack", action="store_true", help="try every hostile answer; fail on a wrong verdict"
+        "--attack", action="store_true", help="try hostile answers; exit 1 on a wrong verdict"
     )
     args = parser.parse_args(argv)
     if bad := [option for option in args.options if "=" not in option]:
-        parser.error(f"options are written key=value, not {bad[0]!r}")
+        raise UserError(f"Options of a task are written key=value, e.g. numbers=4; got {bad[0]!r}.")
+    if args.n < 0:
+        raise UserError(f"-n {args.n}: give the number of examples to show of each split, 0 or more.")
+    options = dict(option.split("=", 1) for option in args.options)
     try:
         task, name = load(args.task), Path(args.task).stem
-        options = dict(option.split("=", 1) for option in args.options)
         if args.attack:
             return min(1, attack(task, name, options))
         show(task, name, options, args.template, args.n)
         return 0
-    except TaskError as error:
-        sys.exit(f"error: {error}")
-    except BrokenPipeError:  # python tinyr1.py tasks NAME | head
+    except BrokenPipeError:
+        # as after `python tinyr1.py tasks NAME | head`
         sys.exit(1)
-    except (Exception, SystemExit) as error:  # the task's own mistake
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if Path(frame.filename).stem == name]
-        if not own:
-            sys.exit(
-                f"error: examples() or question() of the task {args.task} returned what cannot be used "
-                f"({type(error).__name__}: {error}); expected an iterator of dicts, and a text."
-            )
-        where = own[-1]
-        sys.exit(
-            f"error: the task {args.task} fails in {where.name}, line {where.lineno} of {where.filename}: "
-            f"{type(error).__name__}: {error}"
+    except (TaskError, UserError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise task_failure(args.task, error) from error
+
+
+def task_failure(task: str, error: BaseException) -> TaskError:
+    """What to tell the author of a task about an exception that its code caused."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).stem == Path(task).stem]
+    # this module may have the task's name
+    own = [frame for frame in own if frame.filename != __file__]
+    if not own:
+        return TaskError(
+            f"examples() or question() of the task {task} returned what cannot be used "
+            f"({type(error).__name__}: {error}). examples() must return an iterator of dicts, question() a text."
         )
+    where = own[-1]
+    return TaskError(
+        f"The task {task} fails in {where.name}, line {where.lineno} of {where.filename}: "
+        f"{type(error).__name__}: {error}. Correct it there."
+    )

@@ -29,7 +29,7 @@ def test_unknown_engines_and_shapes_are_refused(capsys):
 
 
 def test_skewed_lengths_are_mostly_short_with_some_at_the_cap():
-    model, _ = bench.random_model("25m", torch.device("cpu"))
+    model = bench.random_model("25m", torch.device("cpu"))
     work = make_work(Bench(prompts=64, group=8, max_new_tokens=512, lengths="skewed"), model, None)
     caps = torch.tensor(work.caps)
     assert caps.min() >= 1 and caps.max() == 512 and (caps == 512).float().mean() < 0.05
@@ -39,7 +39,7 @@ def test_skewed_lengths_are_mostly_short_with_some_at_the_cap():
 
 def test_bytes_by_hand():
     """2 samples of 3 tokens behind a prompt of 2: the second and third read 3 and 4 places each."""
-    model, _ = bench.random_model("25m", torch.device("cpu"))
+    model = bench.random_model("25m", torch.device("cpu"))
     work = Work([[1, 2]], 2, [3, 3], [])
     place = 2 * 8 * 2 * 64 * 4  # keys and values, layers, heads, dim, bytes
     weights = sum(p.numel() for p in model.parameters()) * 4  # tied: the embedding is read as the head
