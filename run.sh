@@ -74,6 +74,7 @@ test)
     if [ "${#sources[@]}" = 0 ]; then sources=(.); fi
     "$python" -m ruff check "${sources[@]}"
     "$python" -m ruff format --check "${sources[@]}"
+    "$python" -m mypy
     exec "$python" -m pytest -q "$@"
     ;;
 "" | --*)

@@ -42,15 +42,15 @@ import tasks
 from critic import Critic, ImplicitPRM, NoAux, gae
 from engine import round_up
 from engine.policy import states_and_head
-from engine.rollout import Rollout, generate, join, longest_prompt
-from runtime import config, models
+from engine.rollout import Rollout, generate, join
+from runtime import config, models, setup
 from runtime.config import COUNT, POSITIVE, SHARE, Options, option
-from runtime.learner import Learner, weights_are_finite
+from runtime.learner import Learner
 from runtime.loop import Loop, State
 from runtime.metrics import dead_groups, evaluation, sample_records, step_metrics
 from runtime.presets import PRESETS, help_text
-from runtime.problems import Problem, Problems, check_splits, held_out
-from runtime.runfolder import HERE, Clock, Run, UserError, check_export, release_locks
+from runtime.problems import Problem
+from runtime.runfolder import HERE, Clock, Run, UserError, release_locks
 from runtime.scoring import check_some_succeeded, score
 from tasks import rewards
 
@@ -429,11 +429,19 @@ def sample(
     eos_ids = models.stop_ids(model, tokenizer, cfg.template)
     try:
         rollout = generate(
-            model, [p.prompt_ids for p in problems], G, max_new_tokens=cfg.max_new_tokens,
-            eos_ids=eos_ids, temperature=cfg.temperature, top_p=cfg.top_p,
-            stop=tasks.STOPS.get(cfg.template, ()), decode=tokenizer.decode, seed=seed,
-            pad_id=models.pad_id(model, tokenizer), dtype=models.sampling_dtype(model, cfg.precision),
-        )  # fmt: skip
+            model,
+            [p.prompt_ids for p in problems],
+            G,
+            max_new_tokens=cfg.max_new_tokens,
+            eos_ids=eos_ids,
+            temperature=cfg.temperature,
+            top_p=cfg.top_p,
+            stop=tasks.STOPS.get(cfg.template, ()),
+            decode=tokenizer.decode,
+            seed=seed,
+            pad_id=models.pad_id(model, tokenizer),
+            dtype=models.sampling_dtype(model, cfg.precision),
+        )
     # a prompt that does not fit
     except ValueError as error:
         raise UserError(f"Cannot sample: {error}.") from error
@@ -490,12 +498,15 @@ def make_batch(samples: Samples, cfg: Train, step: int, kl_coef: float) -> Batch
     keep = torch.tensor(passes_filters(samples.records, cfg), device=device)  # (B,)
     has_loss = rollout.finished if cfg.mask_truncated else torch.ones_like(rollout.finished)
     return Batch(
-        cfg, step, kl_coef, rollout,
+        cfg,
+        step,
+        kl_coef,
+        rollout,
         rewards=torch.from_numpy(samples.rewards).to(device).view(-1, cfg.group),
         correct=correct.view(-1, cfg.group),
         in_batch=keep.repeat_interleave(cfg.group),
         has_loss=has_loss,
-    )  # fmt: skip
+    )
 
 
 def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg: Train) -> Metrics:
@@ -648,34 +659,6 @@ def evaluate(
 AUX: dict[str, type[NoAux]] = {"none": NoAux, "critic": Critic, "prm": ImplicitPRM}
 
 
-def load_policies(cfg: Train, device: torch.device) -> tuple[Policy, Policy | None, Any]:
-    """The policy, the reference if something needs it, and the tokenizer. Errors: UserError."""
-    needs_reference = cfg.kl > 0 or cfg.aux == "prm"
-    second_model = cfg.aux == "prm" or (cfg.aux == "critic" and cfg.critic == "copy")
-    model, tokenizer = models.load_model(cfg.model, device, 16 + 6 * needs_reference + 16 * second_model)
-    policy, reference = Policy(model, cfg.temperature, cfg.precision), None
-    if needs_reference:
-        reference = models.load_model(cfg.model, device, 4)[0].requires_grad_(False)
-        reference = Policy(reference, cfg.temperature, cfg.precision)
-    return policy, reference, tokenizer
-
-
-def prepare(policy: Policy, tokenizer: Any, task: tasks.Task, cfg: Train) -> list[Problem]:
-    """Check all that can be checked before the first step; the held-out problems. Errors: UserError."""
-    model, room = policy.model, longest_prompt(policy.model, cfg.max_new_tokens)
-    held = held_out(task, cfg, tokenizer, room)
-    models.check_tokenizer(model, tokenizer, cfg.template, held)
-    check_export(model, tokenizer)
-    if not weights_are_finite(model):
-        raise UserError(f"The model {cfg.model} has weights that are NaN or infinite. Choose another one.")
-    check_splits(Problems(task, "train", cfg, tokenizer, room), held)
-    models.pick_attention(model, cfg.precision)
-    if cfg.gradient_checkpointing:
-        models.recompute_layers(model)
-    models.check_policy(model, cfg.model, Policy(model, 1.0, "fp32"))
-    return held
-
-
 def train(cfg: Train, preset: str = "") -> dict | None:
     """Train, evaluate before and after, leave everything in the run folder.
 
@@ -688,15 +671,15 @@ def train(cfg: Train, preset: str = "") -> dict | None:
     torch.manual_seed(cfg.seed)
     print(config.describe(cfg, ALGORITHMS))
     with clock("load"):
-        policy, reference, tokenizer = load_policies(cfg, torch.device(cfg.device))
-    held = prepare(policy, tokenizer, task, cfg)
-    room = longest_prompt(policy.model, cfg.max_new_tokens)
-    data = Problems(task, "train", cfg, tokenizer, room)
+        model, initial, tokenizer = setup.load(cfg)
+        policy = Policy(model, cfg.temperature, cfg.precision)
+        reference = Policy(initial, cfg.temperature, cfg.precision) if initial is not None else None
+    data, held = setup.prepare(model, tokenizer, task, cfg, Policy(model, 1.0, "fp32"))
     learner = Learner(policy, cfg.lr, cfg.weight_decay, cfg.grad_clip)
     aux = AUX[cfg.aux](policy, cfg)
 
     def run_evaluation(count: int, k: int) -> tuple[dict[str, Any], list[dict]]:
-        return evaluate(policy.model, tokenizer, task, held[:count], k, cfg)
+        return evaluate(model, tokenizer, task, held[:count], k, cfg)
 
     with Loop(cfg, run, clock, data, learner, aux, tokenizer, run_evaluation, about) as loop:
         for step in loop:

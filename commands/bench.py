@@ -38,9 +38,10 @@ import tinyr1
 from commands import make_parser
 from engine import rollout
 from runtime import cpu
-from runtime.config import AMOUNT, COUNT, Options, option
+from runtime.config import COUNT, Options, check_ranges, option
 from runtime.learner import Learner
 from runtime.models import load_model, peak_gb, pick_attention, pick_device, pick_precision
+from runtime.problems import Problems
 from runtime.runfolder import UserError, environment
 
 # Architecture, hidden size, layers, heads, key-value heads, intermediate size, tied embeddings, vocabulary;
@@ -69,6 +70,7 @@ class BenchModel(Options):
 @dataclass
 class BenchWork(Options):
     _argument_group_name = "work"
+    RANGES = {"prompts group prompt_tokens max_new_tokens": COUNT}
     prompts: int = option(16, "number of prompts")
     group: int = option(16, "samples per prompt")
     prompt_tokens: int = option(
@@ -86,6 +88,7 @@ class BenchWork(Options):
 @dataclass
 class BenchMeasurement(Options):
     _argument_group_name = "measurement"
+    RANGES = {"repeats": COUNT}
     against: str = option("hf", "other engines, of hf,static,generate_batch,vllm; none: only tinyr1")
     repeats: int = option(3, "timed rounds")
     slots: int = option(0, "samples decoded at once; 0: as many as fit")
@@ -103,15 +106,7 @@ class Bench(BenchMeasurement, BenchWork, BenchModel):
     """All options of the command."""
 
     def check(self) -> None:
-        self.check_ranges(
-            prompts=COUNT,
-            group=COUNT,
-            prompt_tokens=COUNT,
-            max_new_tokens=COUNT,
-            repeats=COUNT,
-            slots=AMOUNT,
-            beside=AMOUNT,
-        )
+        check_ranges(self)
         if self.random and self.random not in SHAPES:
             raise UserError(f"Unknown shape {self.random!r}: --random takes one of {', '.join(SHAPES)}.")
         if self.lengths == "eos" and self.random:
@@ -355,7 +350,7 @@ def make_work(args: Bench, model: Any, tokenizer: Any) -> Work:
     eos = sorted({tokenizer.eos_token_id}) if args.lengths == "eos" else []
     if args.lengths == "eos":
         cfg = tinyr1.parse(["mini"])[0]
-        stream = tinyr1.Problems(tasks.load("countdown"), "train", cfg, tokenizer)
+        stream = Problems(tasks.load("countdown"), "train", cfg, tokenizer)
         prompts = [p.prompt_ids for p in islice(stream, args.prompts)]
     else:
         prompts = rng.integers(5, model.config.vocab_size - 5, (args.prompts, args.prompt_tokens)).tolist()

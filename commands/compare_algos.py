@@ -85,9 +85,11 @@ def run_cell(command: list) -> int:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "tinyr1.py compare_algos", description=__doc__, allow_abbrev=False,
+        "tinyr1.py compare_algos",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--algos", default=",".join(tinyr1.ALGORITHMS), help="cells, separated by commas")
     parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
     parser.add_argument("--out", default="runs/algos", help="where the cells' run folders are")

@@ -23,6 +23,7 @@ from runtime import cpu
 from runtime.learner import Learner
 from runtime.metrics import sample_records
 from runtime.models import load_model, pick_attention, pick_precision
+from runtime.problems import Problems
 from tasks import countdown, rewards
 
 LR = 1e-7
@@ -56,6 +57,19 @@ class Ours:
             "step": time.perf_counter() - begin, **clock, "tokens": roll.length.float().mean().item(),
             "ended": roll.finished.float().mean().item(), "reward": float(samples.rewards.mean()),
         })  # fmt: skip
+
+
+def trl_settings(cfg, micro: int, cap: int, steps: int) -> dict:
+    """Those of TRL that are the same as ours, and nothing that takes time beside the steps."""
+    return dict(
+        use_cpu=True, bf16=False, gradient_checkpointing=False, beta=0.0, loss_type="grpo",
+        num_generations=cfg.group, temperature=1.0, max_completion_length=cap,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=cfg.prompts * cfg.group // micro, max_steps=steps, learning_rate=LR,
+        lr_scheduler_type="constant", adam_beta2=0.95, weight_decay=0.0, max_grad_norm=cfg.grad_clip,
+        shuffle_dataset=False, report_to="none", save_strategy="no", logging_strategy="no",
+        disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
 
 
 def run_trl(trl, transformers, ours, batches, micro, cap):
@@ -93,18 +107,15 @@ def run_trl(trl, transformers, ours, batches, micro, cap):
                 return super()._generate_single_turn(*args, **kwargs)
 
     prompts = [{"prompt": p.prompt, "example": p.example} for batch in batches for p in batch]
-    args = trl.GRPOConfig(
-        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, gradient_checkpointing=False, beta=0.0,
-        loss_type="grpo", num_generations=cfg.group, temperature=1.0, max_completion_length=cap,
-        per_device_train_batch_size=micro, gradient_accumulation_steps=cfg.prompts * cfg.group // micro,
-        max_steps=len(batches), learning_rate=LR, lr_scheduler_type="constant", adam_beta2=0.95,
-        weight_decay=0.0, max_grad_norm=cfg.grad_clip, shuffle_dataset=False, report_to="none",
-        save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+    args = trl.GRPOConfig(output_dir=tempfile.mkdtemp(), **trl_settings(cfg, micro, cap, len(batches)))
     trainer = Trainer(
-        model=model, reward_funcs=reward, args=args, train_dataset=Dataset.from_list(prompts),
-        processing_class=tokenizer, callbacks=[Turns()],
-    )  # fmt: skip
+        model=model,
+        reward_funcs=reward,
+        args=args,
+        train_dataset=Dataset.from_list(prompts),
+        processing_class=tokenizer,
+        callbacks=[Turns()],
+    )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     return rows
@@ -132,7 +143,7 @@ def main(argv=None):
     ours = [Ours("fp32", base)]
     if pick_precision("auto", torch.device("cpu")) != "fp32":
         ours.append(Ours("bf16", base))  # what `auto` takes here
-    stream = tinyr1.Problems(countdown, "train", ours[0].cfg, ours[0].tokenizer)
+    stream = Problems(countdown, "train", ours[0].cfg, ours[0].tokenizer)
     batches = [list(islice(stream, a.prompts)) for _ in range(a.steps + 1)]
     rows = run_trl(trl, transformers, ours, batches, a.micro, a.max_new_tokens)
 

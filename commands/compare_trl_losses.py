@@ -48,14 +48,27 @@ def trl_loss(name, model, batch):
     ids, mask = batch.rollout.input_ids, batch.mask[:, START - 1 :].double()
     completion = slice(START - 1, None)
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
-    settings = dict(
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, beta=0.0,
-        importance_sampling_level="token", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False,
-        max_completion_length=CAP, current_gradient_accumulation_steps=1, accelerator=accelerator,
-        model=model, args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
-        _get_per_token_logps_and_entropies=log_probs, _entropy_bonus_enabled=False,
-        _metrics={mode: collections.defaultdict(list) for mode in ("train", "eval")},
-    ) | ROWS[name]  # fmt: skip
+    settings = (
+        dict(
+            aux_loss_enabled=False,
+            top_entropy_quantile=1.0,
+            off_policy_mask_threshold=None,
+            beta=0.0,
+            importance_sampling_level="token",
+            epsilon_low=0.2,
+            epsilon_high=0.2,
+            use_vllm=False,
+            max_completion_length=CAP,
+            current_gradient_accumulation_steps=1,
+            accelerator=accelerator,
+            model=model,
+            args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+            _get_per_token_logps_and_entropies=log_probs,
+            _entropy_bonus_enabled=False,
+            _metrics={mode: collections.defaultdict(list) for mode in ("train", "eval")},
+        )
+        | ROWS[name]
+    )
     old = batch.old_logprobs[:, completion]
     inputs = {
         "prompt_ids": ids[:, :START], "prompt_mask": torch.ones_like(ids[:, :START]),

@@ -18,7 +18,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +33,7 @@ from runtime.digests import digest, model_files, task_files
 from runtime.metrics import evaluation, sample_records
 from runtime.models import check_tokenizer, load_model
 from runtime.presets import PRESETS
+from runtime.problems import held_out
 from runtime.runfolder import (
     HERE,
     Clock,
@@ -101,11 +101,11 @@ class Eval(ModelOptions, SetOptions, SampleOptions, EvalOptions, RunOptions):
 class TaskSet(NamedTuple):
     """A set of problems: its task, and the configuration with the task's name and options."""
 
-    task: ModuleType
+    task: tasks.Task
     cfg: Eval
 
 
-def usual_options(cfg: Eval, name: str, task: ModuleType) -> dict[str, str]:
+def usual_options(cfg: Eval, name: str, task: tasks.Task) -> dict[str, str]:
     """The options of the miniature's preset for this task, if the model or the one that its run started from
     was made by make-base; otherwise none. A run's own task keeps the options of the run.
     """
@@ -288,7 +288,7 @@ def report(name: str, figures: dict) -> None:
         print(f"{field}: " + ", ".join(f"{value} {share:.1%} of {n}" for value, (share, n) in values.items()))
 
 
-def figures_of(records: list[dict], task: ModuleType, k: int) -> dict:
+def figures_of(records: list[dict], task: tasks.Task, k: int) -> dict:
     """The figures of k records per problem: runtime.metrics.evaluation, and accuracy by group."""
     figures = evaluation(records, k, getattr(task, "equivalent", None))
     return figures | ({"by": groups} if (groups := by_group(records)) else {})
@@ -372,7 +372,7 @@ def problems_of(name: str, own: TaskSet, model: Any, tokenizer: Any) -> list[tin
     """The first --eval_problems of a set; says so if the set has more. Errors: UserError, TaskError."""
     count = own.cfg.eval_problems
     one_more = replace(own.cfg, eval_problems=count + 1)
-    held = tinyr1.held_out(own.task, one_more, tokenizer, longest_prompt(model, own.cfg.max_new_tokens))
+    held = held_out(own.task, one_more, tokenizer, longest_prompt(model, own.cfg.max_new_tokens))
     if len(held) > count:
         print(f"{name}: the first {count} problems of the set; --eval_problems takes more")
     return held[:count]

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate, count, zip_longest
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from engine.generic import forward, forward_whole
 from engine.policy import position_limit
 from runtime import config
 from runtime.models import sampling_dtype, stop_ids
-from runtime.problems import pose
+from runtime.problems import held_out, pose
 
 # Columns that a terminal needs to show the answers side by side.
 WIDE = 90
@@ -143,7 +142,7 @@ class Answer:
         text = self.text.rstrip("\ufffd") if self.going else self.text
         return "".join(c if c.isprintable() or c == "\n" else "·" for c in text.expandtabs(4))
 
-    def verdict(self, task: ModuleType) -> str:
+    def verdict(self, task: tasks.Task) -> str:
         """One line: whether the answer is right, its reward and its length."""
         result = tinyr1.score(task, [self.problem], [self.text], 1)[0]
         said = "✓ right" if result["correct"] else "✗ wrong"
@@ -177,7 +176,7 @@ def rows(text: str, width: int) -> list[str]:
     return found
 
 
-def one_by_one(answers: list[Answer], task: ModuleType) -> None:
+def one_by_one(answers: list[Answer], task: tasks.Task) -> None:
     """Print one answer after the other, each as it is sampled."""
     for answer in answers:
         print(f"\n[{answer.name}]")
@@ -189,7 +188,7 @@ def one_by_one(answers: list[Answer], task: ModuleType) -> None:
         print(f"\n{answer.verdict(task)}", flush=True)
 
 
-def side_by_side(answers: list[Answer], task: ModuleType, wide: int) -> None:
+def side_by_side(answers: list[Answer], task: tasks.Task, wide: int) -> None:
     """Print two columns that grow together. Rows that may still change are drawn again."""
     width = (wide - 3) // 2
 
@@ -230,7 +229,7 @@ def main(argv: list[str]) -> int:
     cfg = Eval(**Eval.of_run(args.run) | {"name": args.run.resolve().name})
     if args.temperature is not None:
         cfg = replace(cfg, temperature=args.temperature)
-        cfg.check_ranges(temperature=config.AMOUNT)
+        config.check_ranges(cfg)
     cfg = config.resolve(cfg, saved={})
     models = {"base": load(replace(cfg, model=cfg.base, checkpoint="")), "trained": load(cfg)}
     for model, _ in models.values():
@@ -245,7 +244,7 @@ def answer_lines(cfg: Eval, models: dict[str, tuple[Any, Any]], once: str | None
     Errors: tasks.TaskError if `once` is no problem; such a line is reported and skipped.
     """
     task, tokenizer = tasks.load(cfg.task), models["base"][1]
-    held = tinyr1.held_out(task, cfg, tokenizer)
+    held = held_out(task, cfg, tokenizer)
     rng, wide = random.Random(seed), shutil.get_terminal_size((0, 0)).columns
     if once is None and sys.stdin.isatty():
         typed = "Type a problem, or the number" if hasattr(task, "parse") else "Type the number"

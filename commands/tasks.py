@@ -17,13 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from commands import make_parser
 from runtime.runfolder import UserError
 from runtime.scoring import check_some_succeeded, verdict_of
-from tasks import TEMPLATES, TaskError, in_both_splits, load, render
+from tasks import TEMPLATES, Task, TaskError, in_both_splits, load, render
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 # The answers to show of a task without a fixture.
@@ -96,7 +95,7 @@ def first_example(task: Any, name: str, options: dict[str, str]) -> dict:
         return {key: value for key, value in known[0].items() if key not in ("completion", "correct", "why")}
 
 
-def states_gold(task: ModuleType) -> bool:
+def states_gold(task: Task) -> bool:
     """Whether the task can write a right answer: it has gold(example) and state(answer, example)."""
     return hasattr(task, "gold") and hasattr(task, "state")
 
@@ -214,7 +213,7 @@ def compare_splits(task: Any, options: dict[str, str]) -> list[str]:
     return wrong
 
 
-def attack(task: ModuleType, name: str, options: dict[str, str]) -> int:
+def attack(task: Task, name: str, options: dict[str, str]) -> int:
     """Print what is checked and every wrong verdict; return how many are wrong. Errors: TaskError."""
     wrong, tried, seconds, slowest = [], 0, 0.0, ""
     for completion, example, expected, what in trials(task, name, options):
@@ -288,7 +287,7 @@ def task_failure(task: str, error: BaseException) -> TaskError:
     if not own:
         return TaskError(
             f"examples() or question() of the task {task} returned what cannot be used "
-            f"({type(error).__name__}: {error}). examples() must return an iterator of dicts, question() a text."
+            f"({type(error).__name__}: {error}). examples() must return dicts, question() a text."
         )
     where = own[-1]
     return TaskError(

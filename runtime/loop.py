@@ -122,9 +122,14 @@ class Loop:
             (self.cfg.token_budget, " tokens") if self.cfg.token_budget else (self.cfg.steps, "step")
         )
         self.bar = tqdm(
-            total=total, initial=self.units_done(), desc="train", unit=unit, dynamic_ncols=True,
-            smoothing=0.1, unit_scale=self.cfg.token_budget > 0,
-        )  # fmt: skip
+            total=total,
+            initial=self.units_done(),
+            desc="train",
+            unit=unit,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            unit_scale=self.cfg.token_budget > 0,
+        )
         self.interrupt.__enter__()
         return self
 

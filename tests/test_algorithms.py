@@ -452,8 +452,14 @@ def test_filters_of_groups():
 def test_join_pads_to_the_longest():
     def part(n, width):
         ids = torch.arange(n * width).view(n, width)
-        return rollout.Rollout(ids, torch.full((n,), 2), torch.full((n,), width - 2),
-                               torch.ones(n, width - 1), torch.ones(n, dtype=torch.bool), 3)  # fmt: skip
+        return rollout.Rollout(
+            ids,
+            torch.full((n,), 2),
+            torch.full((n,), width - 2),
+            torch.ones(n, width - 1),
+            torch.ones(n, dtype=torch.bool),
+            3,
+        )
 
     joined = rollout.join([part(2, 5), part(1, 7)])
     assert joined.input_ids.shape == (3, 7) and joined.logprobs.shape == (3, 6) and joined.steps == 6

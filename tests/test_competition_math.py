@@ -420,7 +420,7 @@ def test_the_attack_finds_a_weak_verifier(monkeypatch, capsys, tmp_path):
         "def state(answer, example): return f'<answer>{answer}</answer>'\n"
     )
     code, printed = attacked(monkeypatch, capsys, str(path))
-    assert code == 1 and "12: in the thinking only: accepted" in printed
+    assert code == 1 and "12: in the thinking part only: accepted" in printed
     assert "2 problems are in both splits" in printed
 
 

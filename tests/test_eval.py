@@ -16,6 +16,7 @@ from commands import eval as command
 from plots import summary
 from runtime import models, runfolder
 from runtime.metrics import evaluation, majority, pass_at_k
+from runtime.problems import Problems
 from runtime.runfolder import UserError, find_checkpoints
 
 HERE = Path(__file__).resolve().parent.parent
@@ -313,7 +314,7 @@ def test_options_follow_the_template(tmp_path):
         ("r1", [], "answer"), ("qwen-math", [], "boxed"), ("r1", ["format=boxed"], "boxed"),
     ):  # fmt: skip
         cfg = tinyr1.Train(template=template, task_args=[f"data={data}", "test=all", *given])
-        assert next(tinyr1.Problems(task, "test", cfg, tokenizer)).example["format"] == expected
+        assert next(Problems(task, "test", cfg, tokenizer)).example["format"] == expected
 
 
 OPTIONS = ["numbers=3", "high=13", "wording=short", "reward=binary"]
@@ -368,8 +369,9 @@ def test_the_miniature_is_asked_in_the_wording_that_it_has_read(mini_run, tmp_pa
     known = ["wording=short", "reward=binary", "data=countdown34"]
     assert options_of(mini_run, "--task", "countdown34") == {"countdown34": known}
     assert options_of("--model", tiny, "--task", "countdown,multiplication") == {
-        "countdown": [], "multiplication": [],
-    }  # fmt: skip
+        "countdown": [],
+        "multiplication": [],
+    }
     assert options_of("--task", "math500") == {"math500": ["data=math500"]}
     config = Path(mini_run, "config.json")
     saved = json.loads(config.read_text())

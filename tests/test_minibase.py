@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tinyr1
 from minibase import make as minibase
 from minibase.make import Corpus
+from runtime.problems import held_out
 from tasks import countdown, multiplication
 
 HERE = Path(__file__).resolve().parent.parent
@@ -151,7 +152,7 @@ def test_the_shipped_model(tokenizer):
     record = json.loads((folder / "record.json").read_text())
     assert model.config.model_type == "qwen2" and model.num_parameters() == record["training"]["parameters"]
     cfg = tinyr1.parse(["mini", "--eval_problems", "100"])[0]
-    held = tinyr1.held_out(countdown, cfg, tokenizer)
+    held = held_out(countdown, cfg, tokenizer)
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 2, cfg)
     recorded = record["held_out"]["countdown"]
     assert metrics["answered"] > 0.95 and metrics["arithmetic_accuracy"] > 0.95

@@ -10,8 +10,8 @@ from test_train import QUICK
 
 import tasks
 import tinyr1
-from commands.tasks import main
 from runtime import models
+from runtime.problems import held_out
 
 HERE = Path(__file__).resolve().parent.parent
 EXAMPLE = HERE / "examples" / "my_task.py"
@@ -44,7 +44,7 @@ def test_the_miniature_can_be_trained_on_the_example():
     cfg = tinyr1.parse(["mini", "--task", str(EXAMPLE), "--precision", "fp32"])[0]
     model, tokenizer = models.load_model(cfg.model, torch.device("cpu"))
     task = tasks.load(cfg.task)
-    held = tinyr1.held_out(task, cfg, tokenizer)
+    held = held_out(task, cfg, tokenizer)
     metrics, _ = tinyr1.evaluate(model, tokenizer, task, held, 2, cfg)
     assert 0.05 < metrics["accuracy"] < 0.3 and metrics["no_answer_share"] < 0.1
 
@@ -84,14 +84,12 @@ def own(tmp_path):
 
 @pytest.fixture
 def command(capsys):
-    """What `python tinyr1.py tasks` prints, and its exit code: 0, 1 or a message."""
+    """What `python tinyr1.py tasks` prints, and its exit code, 0 or 1, or its error."""
 
     def run(*argv):
-        try:
-            code = main([*argv])
-        except SystemExit as end:
-            code = end.code
-        return code, capsys.readouterr().out
+        code = tinyr1.main(["tasks", *argv])
+        printed = capsys.readouterr()
+        return printed.err.rpartition("tinyr1: ")[2].strip() if code == 2 else code, printed.out
 
     return run
 
@@ -106,17 +104,17 @@ def test_a_right_answer_is_shown(command):
 
 def test_a_task_without_a_right_answer_is_told_how_to_add_one(command, own):
     code, printed = command(own(PLAIN))
-    assert code == 0 and "give the task gold(example) -> a right answer, and state(answer" in printed
+    assert code == 0 and "add gold(example) -> right answer and state(answer, example)" in printed
 
 
 def test_the_mistakes_of_a_task_are_one_paragraph(command, own):
     code, printed = command(own(HEAD + "\ndef reward(completion, example): return True\n"))
     assert "reward() returned bool; expected a dict" in printed
-    assert code.startswith("error: Every one of 4 verdicts") and "returned bool" in code
+    assert code.startswith("Every one of 4 verdicts") and "returned bool" in code
     broken = PLAIN.replace('"What is 2?"', 'example["m"]')
     for arguments in ([], ["--attack"]):
         code, _ = command(own(broken), *arguments)
-        assert re.search(r"own\.py fails in question, line 8 of .*: KeyError: 'm'$", code)
+        assert re.search(r"own\.py fails in question, line 8 of .*: KeyError: 'm'\. Correct", code)
     code, _ = command(own(PLAIN.replace('[{"n": 1}, {"n": 2}]', "[]")))
     assert "has no test problems" in code
 

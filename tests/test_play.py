@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tasks
 import tinyr1
 from commands import play
-from runtime.problems import pose
+from runtime.problems import held_out, pose
 from tasks import countdown, multiplication
 
 QUICK = (
@@ -69,7 +69,7 @@ def test_what_is_no_problem_is_refused(task, text):
 
 def test_a_problem_is_found_typed_numbered_or_drawn(tiny):
     cfg, tokenizer = tinyr1.parse(["mini"])[0], AutoTokenizer.from_pretrained(tiny)
-    held = tinyr1.held_out(countdown, cfg, tokenizer)
+    held = held_out(countdown, cfg, tokenizer)
     find = lambda text, task=countdown: play.find_problem(text, task, held, cfg, tokenizer, random.Random(0))
     typed = find("3 8 5 = 16")
     assert typed.prompt == "Make 16 from 3, 8, 5.\n" == tokenizer.decode(typed.prompt_ids)

@@ -57,8 +57,9 @@ def some_samples(problems=30):
     guess = "3+5=8, 8*8=64"
     return [
         sample(step, p, *(() if step and p % 3 else (guess,)), correct=bool(step and p % 3))
-        for step in (0, 5, 12) for p in range(problems)
-    ]  # fmt: skip
+        for step in (0, 5, 12)
+        for p in range(problems)
+    ]
 
 
 def data_of(page: str) -> dict:

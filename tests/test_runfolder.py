@@ -332,8 +332,9 @@ def test_uncommitted_changes_of_the_trainer_have_a_digest(tmp_path, monkeypatch)
     assert clean["changes_digest"] == runfolder.environment()["changes_digest"] == ""
     (tmp_path / "trainer.py").write_bytes(b"a = '\xff'\n")
     edited = runfolder.environment()
-    assert edited["changes_digest"] and runfolder.changed_digests(clean, edited | dict.fromkeys(
-        ("model_digest", "task_digest"))) == ["changes_digest"]  # fmt: skip
+    assert edited["changes_digest"] and runfolder.changed_digests(
+        clean, edited | dict.fromkeys(("model_digest", "task_digest"))
+    ) == ["changes_digest"]
 
 
 def test_a_run_records_its_preset_and_what_differs(tiny, tmp_path, capsys):

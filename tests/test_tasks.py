@@ -323,8 +323,9 @@ def test_the_real_rows_of_math(tmp_path, capsys, data_file):
 def test_only_a_line_feed_ends_a_line_of_jsonl():
     text = '{"a": "1\u2028\x85\x0c2"}\r\n\n \n{"a": 3}\n\n'
     assert [(number, json.loads(line, strict=False)["a"]) for number, line in json_lines(text)] == [
-        (1, "1\u2028\x85\x0c2"), (4, 3),
-    ]  # fmt: skip
+        (1, "1\u2028\x85\x0c2"),
+        (4, 3),
+    ]
 
 
 def test_the_hub_out_of_reach_says_what_to_do(monkeypatch):
@@ -347,14 +348,12 @@ def test_rows_of_the_hub(monkeypatch):
     assert read_rows("someone/something", ["nums", "target"]) == [{"nums": [1, 2], "target": 3}]
 
 
-def test_the_command_shows_every_answer_of_the_fixture(capsys, monkeypatch):
+def test_the_command_shows_every_answer_of_the_fixture(capsys):
     from commands.tasks import FIXTURES, main
 
-    monkeypatch.setattr("sys.argv", ["tasks", "countdown", "wording=short", "-n", "2"])
-    main()
+    assert main(["countdown", "wording=short", "-n", "2"]) == 0
     printed = capsys.readouterr().out
     known = json.loads((FIXTURES / "countdown_answers.json").read_text(encoding="utf-8"))
     assert all(case["why"] in printed for case in known) and "<think>" in printed
-    monkeypatch.setattr("sys.argv", ["tasks", "countdown", "hgih=3"])
-    with pytest.raises(SystemExit, match="Did you mean 'high'"):
-        main()
+    with pytest.raises(TaskError, match="Did you mean 'high'"):
+        main(["countdown", "hgih=3"])

@@ -14,6 +14,7 @@ import tasks
 import tinyr1
 from engine import rollout
 from runtime import models
+from runtime.problems import Problems
 from runtime.runfolder import UserError
 
 CHATML = (
@@ -108,7 +109,7 @@ def test_a_prompt_does_not_end_in_an_eos_of_a_post_processor():
     cfg = tinyr1.Train()
     assert (
         tokenizer.eos_token_id
-        not in next(tinyr1.Problems(tasks.load("countdown"), "test", cfg, tokenizer)).prompt_ids
+        not in next(Problems(tasks.load("countdown"), "test", cfg, tokenizer)).prompt_ids
     )
     own = models.prompt_ids(tokenizer, "ab<|endoftext|>", "none")  # its own stays
     assert own == [*ids, tokenizer.eos_token_id]
