@@ -138,8 +138,8 @@ def show(task: Any, name: str, options: dict[str, str], template: str, number: i
     check_some_succeeded(task, verdicts)
     if right is None:
         print(
-            "To see what a right answer earns, add gold(example) -> right answer and "
-            "state(answer, example) -> completion to the task."
+            "To see what a right answer earns, give the task gold(example) -> a right answer, and "
+            "state(answer, example) -> a completion that contains it."
         )
 
 
@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--template", default="tinyzero", choices=TEMPLATES, help="prompt template")
     parser.add_argument("-n", type=int, default=3, metavar="N", help="examples to show of each split")
     parser.add_argument(
-        "--attack", action="store_true", help="try hostile answers; exit 1 on a wrong verdict"
+        "--attack", action="store_true", help="try hostile answers; exits with 1 on a failure"
     )
     args = parser.parse_args(argv)
     if bad := [option for option in args.options if "=" not in option]:
@@ -288,7 +288,8 @@ def task_failure(task: str, error: BaseException) -> TaskError:
     if not own:
         return TaskError(
             f"examples() or question() of the task {task} returned what cannot be used "
-            f"({type(error).__name__}: {error}). examples() must return an iterator of dicts, question() a text."
+            f"({type(error).__name__}: {error}). examples() must return an iterator of dicts, "
+            "question() a text."
         )
     where = own[-1]
     return TaskError(

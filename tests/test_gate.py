@@ -325,6 +325,6 @@ def test_tasks_shows_what_training_would_say(source, tmp_path, capsys):
         "import sys\ndef examples(split): return [{'n': 1}]\ndef question(e): return 'What is 2?'\n"
         f"def reward(c, e): return {{'reward': 0.0, 'correct': False}}\n{source}\n"
     )
-    with pytest.raises(SystemExit) as end:
-        tinyr1.main(["tasks", str(path)])
-    assert SHOWN[source] in str(end.value.code) and "Traceback" not in str(end.value.code)
+    assert tinyr1.main(["tasks", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert SHOWN[source] in message and message.splitlines()[-1].startswith("tinyr1: ")

@@ -12,6 +12,7 @@ import tasks
 import tinyr1
 from commands.tasks import main
 from runtime import models
+from tasks import TaskError
 
 HERE = Path(__file__).resolve().parent.parent
 EXAMPLE = HERE / "examples" / "my_task.py"
@@ -84,13 +85,13 @@ def own(tmp_path):
 
 @pytest.fixture
 def command(capsys):
-    """What `python tinyr1.py tasks` prints, and its exit code: 0, 1 or a message."""
+    """The exit code of `python tinyr1.py tasks` or its error message, and what it prints."""
 
     def run(*argv):
         try:
             code = main([*argv])
-        except SystemExit as end:
-            code = end.code
+        except TaskError as error:
+            code = str(error)
         return code, capsys.readouterr().out
 
     return run
@@ -112,11 +113,11 @@ def test_a_task_without_a_right_answer_is_told_how_to_add_one(command, own):
 def test_the_mistakes_of_a_task_are_one_paragraph(command, own):
     code, printed = command(own(HEAD + "\ndef reward(completion, example): return True\n"))
     assert "reward() returned bool; expected a dict" in printed
-    assert code.startswith("error: Every one of 4 verdicts") and "returned bool" in code
+    assert code.startswith("Every one of 4 verdicts") and "returned bool" in code
     broken = PLAIN.replace('"What is 2?"', 'example["m"]')
     for arguments in ([], ["--attack"]):
         code, _ = command(own(broken), *arguments)
-        assert re.search(r"own\.py fails in question, line 8 of .*: KeyError: 'm'$", code)
+        assert re.search(r"own\.py fails in question, line 8 of .*: KeyError: 'm'", code)
     code, _ = command(own(PLAIN.replace('[{"n": 1}, {"n": 2}]', "[]")))
     assert "has no test problems" in code
 

@@ -356,5 +356,5 @@ def test_the_command_shows_every_answer_of_the_fixture(capsys, monkeypatch):
     known = json.loads((FIXTURES / "countdown_answers.json").read_text(encoding="utf-8"))
     assert all(case["why"] in printed for case in known) and "<think>" in printed
     monkeypatch.setattr("sys.argv", ["tasks", "countdown", "hgih=3"])
-    with pytest.raises(SystemExit, match="Did you mean 'high'"):
+    with pytest.raises(TaskError, match="Did you mean 'high'"):
         main()
