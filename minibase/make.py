@@ -6,96 +6,128 @@ and nothing else.
     python tinyr1.py make-base --out runs/x --start minibase --code_share 0.25 --lr 2e-3 --tokens 3e6
 
 Reinforcement learning can amplify only what the base already does now and then (2503.01307, 2503.20783).
-Here that is an experiment and not an opinion, because the corpus is generated and its behaviours have
-knobs. A Countdown document is
+Here this can be tested, because the corpus is generated and options set the shares of its behaviours. A
+Countdown document is
 
     Make 16 from 3, 8, 5.                        the prompt (no loss on it)
     <think>8-5=3, 3*3=9</think>                  guess and stop:   1 - search_share of the documents
     <answer>(8-5)*3</answer>
 
-    <think>8*5=40, 40-3=37, want 16: no          search: try, compare with the target, go on;
-    8-5=3, 3*3=9, want 16: no                    after a failure the document gives up with chance give_up
+    <think>8*5=40, 40-3=37, want 16: no          search: try, compare with the target, try again;
+    8-5=3, 3*3=9, want 16: no                    after each failure it gives up with probability give_up
     8+5=13, 13+3=16, want 16: yes
     </think>
     <answer>(8+5)+3</answer>
 
-With --code_share some write a loop over all combinations, which nobody runs, and then an answer at random.
-A multiplication document states the product at once, decomposes once by the distributive law, or decomposes
-the partial products too. What is stated at once is noisy: 23*47 nearly always (noise), 23*40 half of the
-time (partial_noise), 20*40 never. No document holds a problem of the test split (`tasks.held_out`).
+With --code_share some documents write a loop over all combinations, which is not run, and then a random answer.
+A multiplication document states the product at once, decomposes it once by the distributive law, or decomposes
+the partial products too. A product stated at once is often wrong: 23*47 nearly always (noise), 23*40 half of the
+time (partial_noise), 20*40 never. No document contains a problem of the test split (`tasks.held_out`).
 """
 
 from runtime import cpu  # isort: skip
 
-import argparse
 import itertools
 import json
 import random
+import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, pre_tokenizers
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from commands import make_parser
 from engine.rollout import generate
+from runtime.config import COUNT, POSITIVE, SHARE, Options, option
 from runtime.models import load_model, pick_precision
-from runtime.runfolder import environment
+from runtime.problems import Problems
+from runtime.runfolder import UserError, environment
 from tasks import countdown, held_out, multiplication
 
-LARGEST = 150  # numbers up to this one are single tokens, larger ones are spelled digit by digit
-CHUNK = 8  # document lengths are padded to a multiple of it: oneDNN builds a kernel for every new shape
-MICRO = 4096  # tokens of a micro-batch: larger temporaries leave the processor's cache
+# Numbers up to this one are single tokens, larger ones are spelled digit by digit.
+LARGEST = 150
+# Document lengths are padded to a multiple of it, because oneDNN builds a kernel for every new shape.
+CHUNK = 8
+# Tokens per micro-batch: larger temporaries do not fit the processor's cache.
+MICRO = 4096
 
 
 @dataclass
-class Corpus:
-    """What the documents are like. Shares and chances lie in 0..1."""
+class MakeOptions(Options):
+    _argument_group_name = "training"
+    out: str = option("", "folder to write the model to, in Hugging Face format (required)")
+    overwrite: bool = option(False, "replace the model that --out holds")
+    start: str = option("", "folder of a miniature to train further, instead of random weights")
+    minutes: float = option(20.0, "time of the training; not reproducible")
+    tokens: float = option(0.0, "train on this many tokens instead; reproducible. 0: as --minutes says")
+    seed: int = option(0, "random seed")
+    lr: float = option(6e-3, "peak learning rate of Muon and AdamW")
+    batch: int = option(8000, "tokens per optimizer step")
+    precision: str = option("auto", "auto: whichever is faster on this machine", ["auto", "fp32", "bf16"])
 
-    countdown_share: float = field(default=0.45, metadata={"help": "Countdown documents"})
-    multiply_share: float = field(
-        default=0.45, metadata={"help": "multiplication documents; the rest are drills"}
-    )
-    high: int = field(default=13, metadata={"help": "Countdown's three numbers lie in 1..high"})
-    search_share: float = field(
-        default=0.3, metadata={"help": "Countdown documents that search; the others guess"}
-    )
-    give_up: float = field(
-        default=0.3, metadata={"help": "chance to stop after each failed attempt of a search"}
-    )
-    code_share: float = field(default=0.0, metadata={"help": "Countdown documents that write code"})
-    best_of: int = field(
-        default=3, metadata={"help": "an attempt is the closest to the target of so many random ones"}
-    )
-    once_share: float = field(default=0.05, metadata={"help": "multiplications decomposed once"})
-    fully_share: float = field(
-        default=0.1, metadata={"help": "multiplications whose partial products are decomposed too"}
-    )
-    noise: float = field(default=0.92, metadata={"help": "chance that a product stated at once is wrong"})
-    partial_noise: float = field(
-        default=0.5, metadata={"help": "the same of a partial product such as 23*40, stated at once"}
-    )
-    max_tokens: int = field(default=384, metadata={"help": "longest completion of a document"})
+
+@dataclass
+class Corpus(Options):
+    """What the documents are like. Shares and probabilities lie in 0..1."""
+
+    _argument_group_name = "corpus"
+    countdown_share: float = option(0.45, "Countdown documents, of all")
+    multiply_share: float = option(0.45, "multiplication documents, of all; the rest are drills")
+    high: int = option(13, "Countdown's three numbers lie in 1..high")
+    search_share: float = option(0.3, "documents that search, of Countdown's; the others guess")
+    give_up: float = option(0.3, "probability to stop after each failed attempt of a search")
+    code_share: float = option(0.0, "documents that write code, of Countdown's")
+    best_of: int = option(3, "an attempt is the closest to the target of this many random ones")
+    once_share: float = option(0.05, "documents that decompose once, of the multiplications")
+    fully_share: float = option(0.1, "documents that decompose the partial products too")
+    noise: float = option(0.92, "probability that a product stated at once is wrong")
+    partial_noise: float = option(0.5, "the same for a partial product such as 23*40")
+    max_tokens: int = option(384, "maximum tokens of a completion")
+
+
+@dataclass
+class Make(MakeOptions, Corpus):
+    """All options of the command."""
+
+    def check(self) -> None:
+        self.check_ranges(**{f.name: SHARE for f in fields(Corpus) if isinstance(f.default, float)})
+        self.check_ranges(
+            high=(2, LARGEST), best_of=COUNT, max_tokens=COUNT, batch=COUNT, seed=(0, 2**31 - 1)
+        )
+        self.check_ranges(lr=POSITIVE, minutes=POSITIVE, tokens=(0, 1e12))
+        if not self.out:
+            raise UserError("Give --out, a folder to write the model to, such as --out runs/base.")
+        out = Path(self.out)
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {out} is a file: give a folder.")
+        if (out / "config.json").exists() and not self.overwrite:
+            raise UserError(f"--out {out} holds a model: give another folder, or --overwrite to replace it.")
 
 
 # ---------------------------------------------------------------- tokenizer
 
-PHRASES = ["<think>", "</think>", "<answer>", "</answer>", "Make ", " from ", "What is ", ".\n", "?\n", ", ",
-           ", want ", ": no\n", ": yes\n", "give up\n", "\n"]  # fmt: skip
+PHRASES = ["<think>", "</think>", "<answer>", "</answer>", "Make ", " from ", "What is ", ".\n", "?\n", ", "]
+PHRASES += [", want ", ": no\n", ": yes\n", "give up\n", "\n"]
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """Qwen2's byte-level tokenizer without merges, so that any text can be read, and tokens of its own for
-    phrases and for numbers up to LARGEST that stand alone: 150 is one token, 1500 is four.
+    """Qwen2's byte-level tokenizer without merges, so that it reads any text, with additional tokens for
+    phrases and for separate numbers up to LARGEST: 150 is one token, 1500 is four.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {piece: i for i, piece in enumerate(["<|eos|>", "<|pad|>", *alphabet])}
+    # transformers' annotation lacks None
+    unknown: Any = None
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab, merges=[], eos_token="<|eos|>", pad_token="<|pad|>", unk_token=None
+        vocab=vocab, merges=[], eos_token="<|eos|>", pad_token="<|pad|>", unk_token=unknown
     )
     tokenizer.add_tokens([AddedToken(p, normalized=False) for p in PHRASES])
     tokenizer.add_tokens([AddedToken(str(n), single_word=True, normalized=False) for n in range(LARGEST + 1)])
@@ -105,13 +137,17 @@ def make_tokenizer() -> Qwen2Tokenizer:
 # ---------------------------------------------------------------- documents
 
 
+Pool = tuple[tuple[int, str], ...]
+
+
 @cache
 def attempts(nums: tuple[int, ...]) -> list[tuple[str, str, int]]:
     """Every way to use all of `nums` (sorted) as (chain of equations, expression, value), the larger
     operand first.
     """
 
-    def steps(pool: tuple[tuple[int, str], ...]):  # pool: the (value, expression) pairs still to be used
+    # a pool has the (value, expression) pairs that are not used yet
+    def steps(pool: Pool) -> Iterator[tuple[str, Pool]]:
         for i, j in itertools.combinations(range(len(pool)), 2):
             rest = pool[:i] + pool[i + 1 : j] + pool[j + 1 :]
             (a, ea), (b, eb) = sorted((pool[i], pool[j]), key=lambda p: p[0], reverse=True)
@@ -120,19 +156,15 @@ def attempts(nums: tuple[int, ...]) -> list[tuple[str, str, int]]:
                     continue
                 value = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else 0}[op]
                 if value <= LARGEST:
-                    yield f"{a}{op}{b}={value}", value, rest + ((value, f"({ea}{op}{eb})"),)
+                    yield f"{a}{op}{b}={value}", rest + ((value, f"({ea}{op}{eb})"),)
 
-    def chains(pool, text):
+    def chains(pool: Pool, text: str) -> Iterator[tuple[str, str, int]]:
         if len(pool) == 1:
             yield text, pool[0][1][1:-1], pool[0][0]
-        for equation, _, rest in steps(pool):
+        for equation, rest in steps(pool):
             yield from chains(rest, f"{text}, {equation}" if text else equation)
 
-    found = {
-        chain: (chain, expression, value)
-        for chain, expression, value in chains(tuple((n, str(n)) for n in nums), "")
-    }
-    return list(found.values())
+    return list({attempt[0]: attempt for attempt in chains(tuple((n, str(n)) for n in nums), "")}.values())
 
 
 CODE = """for x, y, z in permutations([{nums}]):
@@ -149,7 +181,7 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
     target = problem["target"]
     left = attempts(tuple(sorted(problem["nums"]))).copy()
 
-    def attempt():
+    def attempt() -> tuple[str, str, int]:
         i = min(
             rng.sample(range(len(left)), min(corpus.best_of, len(left))),
             key=lambda i: abs(left[i][2] - target),
@@ -161,7 +193,8 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
     draw = rng.random()
     if draw >= corpus.search_share + corpus.code_share:
         thought = chain
-    elif draw >= corpus.search_share:  # nobody runs it: the answer is one at random
+    elif draw >= corpus.search_share:
+        # the code is not run: the answer is a random one
         thought = CODE.format(nums=", ".join(map(str, problem["nums"])), target=target)
         expression = rng.choice(left)[1]
     else:
@@ -180,11 +213,12 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
 
 def multiplication_document(rng: random.Random, corpus: Corpus) -> tuple[str, str]:
     """A prompt and a completion that states the product at once (mostly wrong) or works it out."""
+    # also leaves out problems whose operands are swapped, which multiplication.is_test does not
     while held_out("multiplication", *sorted(pair := (rng.randint(10, 99), rng.randint(10, 99)))):
-        pass  # more than multiplication.is_test asks for
+        pass
     a, b = pair
 
-    def at_once(a, b, noise):
+    def at_once(a: int, b: int, noise: float) -> int:
         error = rng.choice((-1, 1)) * rng.choice((1, 2, 10, 20, 100, 200, a, b))
         return abs(a * b + error * (rng.random() < noise))
 
@@ -192,7 +226,8 @@ def multiplication_document(rng: random.Random, corpus: Corpus) -> tuple[str, st
     if draw < corpus.once_share + corpus.fully_share and b % 10:
         u, v = a - a % 10, a % 10
 
-        def partial(n):  # a*n and its value: stated at once, or decomposed if there is anything to decompose
+        # a*n and its value: stated at once, or decomposed if it can be
+        def partial(n: int) -> tuple[str, int]:
             if draw < corpus.once_share:
                 value = at_once(a, n, corpus.partial_noise if v else 0)
                 return f"{a}*{n}={value}", value
@@ -236,7 +271,7 @@ def drill_document(rng: random.Random) -> tuple[str, str]:
     return "", ", ".join(equations)
 
 
-def documents(corpus: Corpus, seed: int):
+def documents(corpus: Corpus, seed: int) -> Iterator[tuple[str, str]]:
     """Endless stream of (prompt, completion)."""
     rng = random.Random(seed)
     problems = countdown.examples("train", numbers="3", high=corpus.high, wording="short", seed=seed)
@@ -252,31 +287,42 @@ def documents(corpus: Corpus, seed: int):
 
 # ---------------------------------------------------------------- pre-training
 
+# ids (n,L), target (n,L)
+Micro = tuple[torch.Tensor, torch.Tensor]
+
 
 def make_model(
-    tokenizer, hidden: int = 128, layers: int = 4, heads: int = 2, inner: int = 512
+    tokenizer: Any, hidden: int = 128, layers: int = 4, heads: int = 2, inner: int = 512
 ) -> Qwen2ForCausalLM:
     """Qwen2 with random weights; head dimension 64, because powers of two are fast."""
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, intermediate_size=inner,
-            num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True,
-            max_position_embeddings=1024, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            intermediate_size=inner,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            tie_word_embeddings=True,
+            max_position_embeddings=1024,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
 
 
-def batches(corpus: Corpus, tokenizer, tokens: int, seed: int):
-    """Endless stream of (count, micro-batches (ids (n,L), target (n,L))), `count` >= `tokens` completion
-    tokens in all.
+def batches(corpus: Corpus, tokenizer: Any, tokens: int, seed: int) -> Iterator[tuple[int, list[Micro]]]:
+    """Endless stream of (count, micro-batches) with `count` >= `tokens` completion tokens.
 
-    Documents wait in a bucket of their padded length until a micro-batch of MICRO tokens is full: hardly
-    any padding and few distinct shapes. Every document starts at position 0, as it will in a rollout, and
-    none sees another. target is -100 on the prompt and on padding.
+    Documents wait in a bucket of their padded length until a micro-batch of MICRO tokens is full. So there is
+    hardly any padding, and there are few distinct shapes. Every document starts at position 0, as in a
+    rollout, and none sees another. target is -100 on the prompt and on padding.
     """
     stream, eos = documents(corpus, seed), tokenizer.eos_token_id
-    buckets, micro, count = {}, [], 0
+    buckets: dict[int, list[tuple[int, list[int]]]] = {}
+    micro: list[Micro] = []
+    count = 0
     while True:
         encoded = tokenizer([text for pair in itertools.islice(stream, 512) for text in pair]).input_ids
         for prompt, completion in zip(encoded[::2], encoded[1::2]):
@@ -300,61 +346,67 @@ def batches(corpus: Corpus, tokenizer, tokens: int, seed: int):
 
 
 def lr_share(progress: float) -> float:
-    """Warm up over 2 %, stay, fall linearly to nothing over the last 40 %."""
+    """Share of the peak: rises linearly over the first 2 %, stays, falls linearly to 0 over the last 40 %."""
     return min(progress / 0.02, 1.0, (1 - progress) / 0.4)
 
 
-def pretrain(model, tokenizer, corpus, *, minutes, tokens, seed, bf16, batch, lr) -> dict:
-    """Train in place for `tokens` completion tokens, or for `minutes` if that is None; returns the figures
-    of the training.
+def train_batch(model: Any, micro: list[Micro], count: int, bf16: bool) -> float:
+    """The mean loss over the `count` completion tokens; adds its gradient to the model's."""
+    total = 0.0
+    for ids, target in micro:
+        # padding is on the right: causal attention needs no mask
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(input_ids=ids).logits  # (n,L,V)
+        loss = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), target[:, 1:].flatten(), reduction="sum"
+        )
+        (loss / count).backward()
+        total += loss.item() / count
+    return total
+
+
+def pretrain(model: Any, tokenizer: Any, corpus: Corpus, args: Make, bf16: bool) -> dict[str, float]:
+    """Train in place for --tokens completion tokens, or for --minutes; returns tokens, steps, seconds, and the
+    mean loss of the last 50 steps.
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     model.train()
-    seen, steps, start, losses = 0, 0, time.time(), []
+    seen, start, losses = 0, time.time(), []
     shape = "{l_bar}{bar}| {n:.0f}% [{elapsed}<{remaining}{postfix}]"
     bar = tqdm(total=100, unit="%", bar_format=shape, mininterval=1)
-    for count, micro in batches(corpus, tokenizer, batch, seed):
-        progress = seen / tokens if tokens else (time.time() - start) / (60 * minutes)
+    for count, micro in batches(corpus, tokenizer, args.batch, args.seed):
+        progress = seen / args.tokens if args.tokens else (time.time() - start) / (60 * args.minutes)
         if progress >= 1:
             break
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr * max(lr_share(progress), 1e-3)
-        total = 0.0
-        for ids, target in micro:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                logits = model(input_ids=ids).logits  # (n,L,V); right padding: causal attention needs no mask
-            loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), target[:, 1:].flatten(), reduction="sum"
-            )
-            (loss / count).backward()
-            total += loss.item() / count
+                group["lr"] = args.lr * max(lr_share(progress), 1e-3)
+        losses.append(train_batch(model, micro, count, bf16))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        seen, steps = seen + count, steps + 1
-        losses.append(total)
+        seen += count
         bar.n = 100 * progress
         bar.set_postfix_str(
-            f"loss {total:.3f}, {seen / 1e6:.1f} M tokens, {seen / (time.time() - start):.0f}/s"
+            f"loss {losses[-1]:.3f}, {seen / 1e6:.1f} M tokens, {seen / (time.time() - start):.0f}/s"
             + (", the machine is busy" if cpu.watch.busy else "")
         )
     bar.close()
     last = losses[-50:]
     seconds = round(time.time() - start)
-    return {"tokens": seen, "steps": steps, "seconds": seconds, "loss": sum(last) / len(last)}
+    return {"tokens": seen, "steps": len(losses), "seconds": seconds, "loss": sum(last) / len(last)}
 
 
 # ---------------------------------------------------------------- what it learned
 
 
-def measure(folder: Path, corpus: Corpus) -> dict:
+def measure(folder: Path, corpus: Corpus) -> dict[str, dict]:
     """Figures of the saved model on held-out problems of both tasks, sampled at temperature 1."""
     import tinyr1
 
@@ -362,7 +414,7 @@ def measure(folder: Path, corpus: Corpus) -> dict:
         model=str(folder), task_args=["numbers=3", f"high={corpus.high}", "wording=short"], precision="fp32"
     )
     model, tokenizer = load_model(str(folder), torch.device("cpu"))
-    held = list(tinyr1.Problems(countdown, "test", cfg, tokenizer))
+    held = list(Problems(countdown, "test", cfg, tokenizer))
     metrics, _ = tinyr1.evaluate(model, tokenizer, countdown, held, 4, cfg)
     figures = {"countdown": {k: v for k, v in metrics.items() if not k.startswith("tokens_")}}
 
@@ -385,10 +437,8 @@ def measure(folder: Path, corpus: Corpus) -> dict:
     return figures
 
 
-def longest_search(corpus: Corpus, tokenizer, seed: int, count: int = 100_000) -> dict:
-    """The longest searching document among the first `count` of the corpus: a mark that RL may or may not
-    pass.
-    """
+def longest_search(corpus: Corpus, tokenizer: Any, seed: int, count: int = 100_000) -> dict:
+    """Attempts and tokens of the longest search among the first `count` documents, which RL may exceed."""
     texts = [c for p, c in itertools.islice(documents(corpus, seed), count) if p.startswith("Make")]
     longest = max(texts, key=lambda text: text.count(", want "))
     attempts, tokens = longest.count(", want "), len(tokenizer(longest).input_ids) + 1
@@ -396,57 +446,39 @@ def longest_search(corpus: Corpus, tokenizer, seed: int, count: int = 100_000) -
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Errors: UserError."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="tinyr1.py make-base",
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write the model to (Hugging Face format)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model that --out holds")
-    parser.add_argument("--start", help="folder of a miniature to go on from, instead of random weights")
-    parser.add_argument("--minutes", type=float, default=20, help="time of the training")
-    parser.add_argument(
-        "--tokens", type=float, help="train on so many tokens instead (reproducible, as time is not)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=6e-3, help="peak learning rate of Muon and AdamW")
-    parser.add_argument("--batch", type=int, default=8000, help="tokens of an optimizer step")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
-    for f in fields(Corpus):
-        parser.add_argument(f"--{f.name}", type=f.type, default=f.default, help=f.metadata["help"])
-    args = parser.parse_args(argv)
+    parser = make_parser("make-base", "--out FOLDER [--option value ...]", __doc__, (MakeOptions, Corpus))
+    args = Make(**vars(parser.parse_args(argv)))
+    args.check()
     corpus = Corpus(**{f.name: getattr(args, f.name) for f in fields(Corpus)})
-    shares = {f.name: getattr(args, f.name) for f in fields(Corpus) if f.type in (float, "float")}
-    if wrong := [name for name, share in shares.items() if not 0 <= share <= 1]:
-        parser.error(f"--{wrong[0]} {shares[wrong[0]]} must lie in 0..1")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is a file")
-    if (args.out / "config.json").exists() and not args.overwrite:
-        parser.error(f"--out {args.out} holds a model: give another folder, or --overwrite to replace it")
-    args.out.mkdir(parents=True, exist_ok=True)
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write --out {out}: {error}. Give another folder.") from error
 
     cpu.prepare()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
-    model = load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer)
+    model: Any = load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer)
+    if len(tokenizer) != model.config.vocab_size:
+        raise UserError(f"--start {args.start} is not a miniature: give minibase, or a model of make-base.")
     precision = pick_precision(args.precision, torch.device("cpu"))
-    training = pretrain(
-        model, tokenizer, corpus, minutes=args.minutes, tokens=args.tokens, seed=args.seed,
-        bf16=precision == "bf16", batch=args.batch, lr=args.lr,
-    )  # fmt: skip
-    model.to(torch.float16).save_pretrained(args.out)  # half the size in the repository; loaded as fp32
-    tokenizer.save_pretrained(args.out)
+    training = pretrain(model, tokenizer, corpus, args, precision == "bf16")
+    # half the size; load_model reads it as fp32
+    model.to(torch.float16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
     record = {
-        "command": "python tinyr1.py make-base " + " ".join(argv),
-        "seed": args.seed, "corpus": asdict(corpus),
+        "command": "python tinyr1.py make-base " + shlex.join(argv),
+        "seed": args.seed,
+        "corpus": asdict(corpus),
         "longest_search": longest_search(corpus, tokenizer, args.seed),
         "training": training | {"precision": precision, "parameters": model.num_parameters()},
-        "held_out": measure(args.out, corpus), "environment": environment(),
+        "held_out": measure(out, corpus),
+        "environment": environment(),
         "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    (args.out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    }
+    (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
     return 0

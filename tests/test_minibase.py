@@ -15,13 +15,14 @@ import tinyr1
 from minibase import make as minibase
 from minibase.make import Corpus
 from runtime.problems import held_out
+from runtime.runfolder import UserError
 from tasks import countdown, multiplication
 
 HERE = Path(__file__).resolve().parent.parent
 
 
-def stream(n, **knobs):
-    return list(itertools.islice(minibase.documents(Corpus(**knobs), seed=3), n))
+def stream(n, **options):
+    return list(itertools.islice(minibase.documents(Corpus(**options), seed=3), n))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_documents_are_right_and_hold_nothing_out():
     assert searches > 300
 
 
-def test_knobs_of_the_corpus_do_what_they_say():
+def test_options_of_the_corpus_do_what_they_say():
     def share(docs, word, task="Make"):
         docs = [c for p, c in docs if p.startswith(task)]
         return sum(word in c for c in docs) / len(docs)
@@ -179,13 +180,12 @@ def test_rebuilding_is_one_command(tmp_path, monkeypatch):
     assert torch.equal(on, weights)
 
 
-def test_a_model_is_not_replaced_unasked(tmp_path, monkeypatch, capsys):
+def test_a_model_is_not_replaced_unasked(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     argv = ["minibase.py", "--out", str(tmp_path), "--tokens", "1"]
     monkeypatch.setattr("sys.argv", argv)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="holds a model: give another folder, or --overwrite"):
         minibase.main()
-    assert "holds a model: give another folder, or --overwrite" in capsys.readouterr().err
     assert "--out minibase " not in minibase.__doc__
 
     def begun(*_, **__):
