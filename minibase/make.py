@@ -19,10 +19,11 @@ Countdown document is
     </think>
     <answer>(8+5)+3</answer>
 
-With --code_share some documents write a loop over all combinations, which is not run, and then a random answer.
-A multiplication document states the product at once, decomposes it once by the distributive law, or decomposes
-the partial products too. A product stated at once is often wrong: 23*47 nearly always (noise), 23*40 half of the
-time (partial_noise), 20*40 never. No document contains a problem of the test split (`tasks.held_out`).
+With --code_share some documents write a loop over all combinations, which is not run, and then a random
+answer. A multiplication document states the product at once, decomposes it once by the distributive law, or
+decomposes the partial products too. A product stated at once is often wrong: 23*47 nearly always (noise),
+23*40 half of the time (partial_noise), 20*40 never. No document contains a problem of the test split
+(`tasks.held_out`).
 """
 
 from runtime import cpu  # isort: skip
@@ -46,7 +47,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from commands import make_parser
 from engine.rollout import generate
-from runtime.config import COUNT, POSITIVE, SHARE, Options, option
+from runtime.config import COUNT, POSITIVE, SHARE, Options, check_ranges, option
 from runtime.models import load_model, pick_precision
 from runtime.problems import Problems
 from runtime.runfolder import UserError, environment
@@ -63,6 +64,7 @@ MICRO = 4096
 @dataclass
 class MakeOptions(Options):
     _argument_group_name = "training"
+    RANGES = {"batch": COUNT, "seed": (0, 2**31 - 1), "lr minutes": POSITIVE}
     out: str = option("", "folder to write the model to, in Hugging Face format (required)")
     overwrite: bool = option(False, "replace the model that --out holds")
     start: str = option("", "folder of a miniature to train further, instead of random weights")
@@ -79,6 +81,12 @@ class Corpus(Options):
     """What the documents are like. Shares and probabilities lie in 0..1."""
 
     _argument_group_name = "corpus"
+    RANGES = {
+        "countdown_share multiply_share search_share give_up code_share once_share fully_share": SHARE,
+        "noise partial_noise": SHARE,
+        "high": (2, LARGEST),
+        "best_of max_tokens": COUNT,
+    }
     countdown_share: float = option(0.45, "Countdown documents, of all")
     multiply_share: float = option(0.45, "multiplication documents, of all; the rest are drills")
     high: int = option(13, "Countdown's three numbers lie in 1..high")
@@ -98,11 +106,7 @@ class Make(MakeOptions, Corpus):
     """All options of the command."""
 
     def check(self) -> None:
-        self.check_ranges(**{f.name: SHARE for f in fields(Corpus) if isinstance(f.default, float)})
-        self.check_ranges(
-            high=(2, LARGEST), best_of=COUNT, max_tokens=COUNT, batch=COUNT, seed=(0, 2**31 - 1)
-        )
-        self.check_ranges(lr=POSITIVE, minutes=POSITIVE, tokens=(0, 1e12))
+        check_ranges(self)
         if not self.out:
             raise UserError("Give --out, a folder to write the model to, such as --out runs/base.")
         out = Path(self.out)
@@ -366,8 +370,8 @@ def train_batch(model: Any, micro: list[Micro], count: int, bf16: bool) -> float
 
 
 def pretrain(model: Any, tokenizer: Any, corpus: Corpus, args: Make, bf16: bool) -> dict[str, float]:
-    """Train in place for --tokens completion tokens, or for --minutes; returns tokens, steps, seconds, and the
-    mean loss of the last 50 steps.
+    """Train in place for --tokens completion tokens, or for --minutes. Returns tokens, steps, seconds, and
+    the mean loss of the last 50 steps.
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
