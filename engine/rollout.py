@@ -183,7 +183,7 @@ def find_stop(ids: list[int], stop: Sequence[str], decode: Callable[[list[int]],
 
 
 class Samples:
-    """The tokens chosen so far for N = len(prompts)*G samples; row N stands for no sample (an idle slot)."""
+    """The tokens chosen so far for N = len(prompts)*G samples; row N is an idle slot."""
 
     def __init__(
         self,

@@ -57,14 +57,16 @@ def pose(task: Task, example: Example, cfg: Any, tokenizer: Any) -> Problem:
         prompt = tasks.render(cfg.template, question, tokenizer)
     except TaskError:
         raise
-    except Exception as error:  # whatever a chat template of the tokenizer raises
+    # whatever a chat template of the tokenizer raises
+    except Exception as error:
         raise UserError(
             f"The chat template of {cfg.model} does not take a user's question ({type(error).__name__}: "
             f"{error}). Choose another --template, such as r1."
         ) from error
     try:
         return Problem(example, prompt, prompt_ids(tokenizer, prompt, cfg.template))
-    except Exception as error:  # half a character, for example, is text to Python alone
+    # half a character, for example, is text to Python alone
+    except Exception as error:
         raise TaskError(
             f"The tokenizer cannot encode a question of the task {name_of(task)} ({type(error).__name__}: "
             f"{str(error)[:100]}): {question[:200]!r}."

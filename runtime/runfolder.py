@@ -233,7 +233,7 @@ def check_export(model: Any, tokenizer: Any) -> None:
     # whatever a configuration or a tokenizer makes transformers raise
     except Exception as error:
         raise UserError(
-            f"This model could not be saved after training ({type(error).__name__}: {one_line(error)}). Mend "
+            f"This model could not be saved after training ({type(error).__name__}: {one_line(error)}). Fix "
             "its configuration or its tokenizer, or choose another model."
         ) from error
 
@@ -393,7 +393,7 @@ class Run:
         except Exception as error:
             raise UserError(
                 f"Could not write {self.path / name}: {type(error).__name__}: {one_line(error)}. The last "
-                "checkpoint is whole, and eval and play take it. When the cause is mended, the same command "
+                "checkpoint is whole, and eval and play take it. When the cause is fixed, the same command "
                 "resumes from it."
             ) from error
 

@@ -33,9 +33,12 @@ RESERVED = frozenset(
 )
 RESERVED_BEGINNINGS = ("time/", "reward/", "eval/", "probe/", "pass@", "cons@")
 TEXTS = ("answer", "error")
-QUOTED = 500  # characters of a completion that a message shows
-LARGEST = 1e6  # size of a reward; its square must fit into float32
-GRACE = 10.0  # seconds after the limit until a computation that Python cannot interrupt is reported
+# characters of a completion that a message shows
+QUOTED = 500
+# size of a reward; its square must fit into float32
+LARGEST = 1e6
+# seconds after the limit until a computation that Python cannot interrupt is reported
+GRACE = 10.0
 
 
 class Posed(Protocol):

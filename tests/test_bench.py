@@ -38,7 +38,7 @@ def test_skewed_lengths_are_mostly_short_with_some_at_the_cap():
 
 
 def test_bytes_by_hand():
-    """2 samples of 3 tokens behind a prompt of 2: the second and third read 3 and 4 places each."""
+    """2 samples of 3 tokens after a prompt of 2: the second and third read 3 and 4 places each."""
     model = bench.random_model("25m", torch.device("cpu"))
     work = Work([[1, 2]], 2, [3, 3], [])
     place = 2 * 8 * 2 * 64 * 4  # keys and values, layers, heads, dim, bytes

@@ -328,7 +328,7 @@ def options_of(*argv):
 
 @pytest.fixture
 def mini_run(tmp_path, tiny):
-    """Folder of a run of preset mini, with another model in the place of the trained one."""
+    """Folder of a run of preset mini, with another model instead of the trained one."""
     folder = tmp_path / "mini"
     cfg, _ = tinyr1.parse(["mini"])
     folder.mkdir()

@@ -103,7 +103,7 @@ def fake_rollout(model, seed=0, extra=0):
 
 
 def gradient(cfg, extra=0, order=None, engine_gap=0.0):
-    """The parameters after one SGD step, which are the gradient but for sign and start."""
+    """The parameters after one SGD step, which are the gradient except for sign and start."""
     model, ref = small_model(), small_model(seed=1) if cfg.kl else None
     roll = fake_rollout(small_model(), extra=extra)
     roll.logprobs = roll.logprobs + engine_gap * roll.mask

@@ -142,7 +142,7 @@ def test_no_test_of_the_default_run_asserts_seconds():
 
 
 STUB = """#!/bin/sh
-# stands for python: it has every package, and says what it was asked to run
+# instead of python: it has every package, and says what it was asked to run
 if [ "$1" = -m ]; then echo "$@"; fi
 """
 

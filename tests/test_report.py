@@ -283,7 +283,7 @@ class Browser:
         return json.loads(message)
 
     def note(self, event):
-        """Anything that a developer would see in red, and any request but for the page itself."""
+        """Anything that a developer would see in red, and any request except for the page itself."""
         method, params = event.get("method"), event.get("params", {})
         if (
             method == "Runtime.exceptionThrown"
@@ -350,7 +350,7 @@ def test_the_page_works_in_a_browser(browser, tmp_path, width):
     page = report.write(folder(tmp_path / "run", samples=some_samples() + hostile))
     browser.open(page, width=width)
     assert browser.run("document.documentElement.scrollWidth") <= width  # nothing to be scrolled sideways
-    # the sample of the aha step stands open, every evaluation beside it, coloured
+    # the sample of the aha step is open, with every evaluation beside it, coloured
     assert browser.run("document.querySelectorAll('.card').length") == 3
     assert browser.run("document.querySelectorAll('.card .k1').length") > 0
     # another problem by a click in the list, and back by the browser's history

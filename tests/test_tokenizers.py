@@ -83,7 +83,7 @@ def test_what_tokenizers_may_change_is_let_through(model):
     check(model, byte_level(normalizer=normalizers.Lowercase()), text="WHAT?")
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{i:02X}>": i + 3 for i in range(256)} | {"▁": 259}
     check(model, LlamaTokenizerFast(vocab=vocab, merges=[]), text="a  b\n é")  # adds a space at the start
-    phi = AddedToken("<|end|>", special=True, rstrip=True)  # takes the line end behind it
+    phi = AddedToken("<|end|>", special=True, rstrip=True)  # takes the line end after it
     template = "{% for m in messages %}{{ m['content'] }}<|end|>\n{% endfor %}x"
     check(model, byte_level([*SPECIAL, phi], chat_template=template), "chat")
 

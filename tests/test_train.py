@@ -48,11 +48,11 @@ BANDIT_NEEDS = {  # one token a response has no room before the cap; an unlikely
 
 @pytest.mark.parametrize("algo", tinyr1.ALGORITHMS)
 def test_learns_a_bandit(tiny, bandit, tmp_path, rows, algo):
-    knobs = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0 "
-    knobs += BANDIT_NEEDS.get(algo, "")
+    options = "--prompts 4 --group 16 --max_new_tokens 1 --steps 40 --lr 5e-3 --kl 0 --probe_every 0 "
+    options += BANDIT_NEEDS.get(algo, "")
     folder = tmp_path / "run"
     argv = ["--model", tiny, "--task", bandit, "--algo", algo, "--out", tmp_path, "--name", "run"]
-    assert train(*argv, *knobs.split(), "--eval_samples", 64) == 0
+    assert train(*argv, *options.split(), "--eval_samples", 64) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["base"]["accuracy"] < 0.2 and summary["trained"]["accuracy"] > 0.9
     assert summary["trained"]["said_digit"] > 0.9 and summary["steps"] == 40
@@ -294,7 +294,7 @@ def test_more_bad_input(tiny, tmp_path, capsys):
 
 
 def test_the_last_checkpoints_and_the_best_model_stay(tiny, tmp_path, capsys, rows):
-    """Of two checkpoints the older one takes the place of a truncated one; the run ends as if nothing was."""
+    """A truncated checkpoint is replaced by the one before it; the run ends as an undisturbed one."""
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--rewards", "random", "--save_every", 2, *QUICK]
     argv += ["--steps", 7, "--probe_every", 3, "--precision", "fp32"]
     assert train(*argv, "--name", "r") == 0
