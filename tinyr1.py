@@ -14,15 +14,19 @@ One training step, in the order of `train` at the end of this file:
     compute_logprobs      old and reference log-probabilities, where something needs them
     aux.prepare           the critic's values or PRIME's process rewards (critic.py)
     compute_advantages    GRPO: the reward's z-score within the G responses to one prompt, so no critic
-    aux.update, update    the clipped surrogate objective, in micro-batches that add up exactly
+    aux.update, update    policy_loss, the clipped surrogate objective, in micro-batches that add up exactly
+    loop.log              a row of metrics.jsonl (docs/metrics.md); the loop sets the learning rate before the
+                          step, and evaluates and saves after it
 
 With one update per rollout the policy is its own old policy and the ratio is 1, yet its gradient is the
 policy gradient. The other algorithms are rows of ALGORITHMS.
 
 Shapes: B prompts per step, G samples per prompt, N = B*G rows, L padded length, T = L-1. Position t of a
-(N,T) tensor refers to the token input_ids[:, t+1]; the off-by-one happens once, in `Policy.forward`.
+(N,T) tensor belongs to the token input_ids[:, t+1], which the model predicts from the tokens up to t. The
+model's outputs are shifted once, in `Policy.token_logprobs`; every (N,T) tensor follows that.
 """
 
+# before torch, which reads the environment variables that it sets
 from runtime import cpu  # isort: skip
 
 import collections
@@ -255,7 +259,7 @@ class Policy(nn.Module):
         return full.masked_scatter(mask, logprobs), full.masked_scatter(mask, entropy)
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
-        """The model's own, so that a checkpoint holds its names."""
+        """The model's own: the names in a checkpoint are those of Hugging Face, without a prefix."""
         return self.model.state_dict(*args, **options)
 
     def load_state_dict(self, *args: Any, **options: Any) -> Any:
@@ -266,7 +270,7 @@ class Policy(nn.Module):
 
 # rewards (B,G) of whole responses -> advantages (B,G), the same for each of their tokens
 ADVANTAGE: dict[str, Callable[[Tensor], Tensor]] = {
-    # 2402.03300, 4.1.2
+    # 2402.03300, 4.1.2, with the n-1 deviation
     "zscore": lambda rewards: (
         (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
     ),
@@ -368,7 +372,7 @@ class Batch:
     rewards: Tensor  # (B,G)
     correct: Tensor  # (B,G) bool
     in_batch: Tensor  # (N,) bool, False: a filter leaves the row out of the batch and its means
-    has_loss: Tensor  # (N,) bool, False: the row counts in the means, but its tokens have no loss
+    has_loss: Tensor  # (N,) bool, False: the row counts where the loss divides by rows, but has no loss
     # filled by compute_logprobs, where something needs them
     old_logprobs: Tensor | None = None  # (N,T) under the policy before the update
     ref_logprobs: Tensor | None = None  # (N,T) under the initial policy
@@ -387,7 +391,7 @@ class Batch:
 
     def micro(self, rows: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
         """Micro-batches of at most --micro_tokens padded tokens, the longest rows first: (where the rows are
-        in (N,T) tensors, input_ids (n,L'), mask (n,L'-1)).
+        in (N,T) tensors, input_ids (n,L'), mask of the completions (n,L'-1)).
         """
         length = self.total_length
         rows = rows[length[rows].argsort(descending=True, stable=True)]
@@ -399,7 +403,7 @@ class Batch:
             rows = rows[count:]
 
     def minibatches(self) -> Iterator[Tensor]:
-        """The rows of each optimizer step, `epochs` x `minibatches` of them."""
+        """The rows of each optimizer step: `epochs` x `minibatches`, or fewer if few rows are left."""
         shuffle = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
         for _ in range(self.cfg.epochs):
             order = torch.randperm(len(self.rows), generator=shuffle).to(self.rows.device)
@@ -512,7 +516,7 @@ def make_batch(samples: Samples, cfg: Train, step: int, kl_coef: float) -> Batch
 def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg: Train) -> Metrics:
     """Fill in the log-probabilities under the policy and the reference, where something needs them."""
     in_reward = batch.kl_coef > 0 and cfg.kl_in == "reward"
-    # gradients need no training mode, and dropout or router jitter would be another policy
+    # evaluation mode: with dropout or router jitter the trainer's policy would not be the sampler's
     policy.eval()
     if reference is not None:
         batch.ref_logprobs = batch.map(lambda *x: reference(*x)[0])
@@ -529,18 +533,19 @@ def compute_advantages(batch: Batch, cfg: Train) -> None:
     enters here.
     """
     zeros, penalty = torch.zeros_like(batch.rollout.logprobs), None
-    rewards = batch.rewards.to(zeros.dtype)  # (B,G)
+    response_rewards = batch.rewards.to(zeros.dtype)  # (B,G)
     if batch.kl_coef and cfg.kl_in == "reward":
         penalty = batch.kl_coef * batch.kl_to_reference() * batch.loss_mask  # (N,T)
     if cfg.adv in ADVANTAGE:
         if penalty is not None:
-            rewards = rewards - penalty.sum(1).view_as(rewards)
+            response_rewards = response_rewards - penalty.sum(1).view_as(response_rewards)
         # equal rewards carry no signal, though rounding could make their mean differ from them
-        equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
-        advantages = ADVANTAGE[cfg.adv](rewards).masked_fill(equal, 0.0).view(-1, 1).expand_as(zeros)
+        equal = (response_rewards == response_rewards[:, :1]).all(1, keepdim=True)
+        per_response = ADVANTAGE[cfg.adv](response_rewards).masked_fill(equal, 0.0)  # (B,G)
+        advantages = per_response.view(-1, 1).expand_as(zeros)
     else:
-        # on the last token
-        token_rewards = zeros.scatter(1, (batch.total_length - 2)[:, None], rewards.view(-1, 1))
+        # the last token is input_ids[:, total_length-1], which is position total_length-2 here
+        token_rewards = zeros.scatter(1, (batch.total_length - 2)[:, None], response_rewards.view(-1, 1))
         token_rewards = token_rewards - (0.0 if penalty is None else penalty)
         # --adv return has no critic, so no values
         values, lam = (zeros, 1.0) if batch.values is None else (batch.values, cfg.gae_lambda)
@@ -568,8 +573,8 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
 def backward(
     policy: Policy, batch: Batch, rows: Tensor, weights: Tensor, cfg: Train
 ) -> tuple[float, Metrics, int]:
-    """Add the gradient of these rows' loss with weights (N,T), which are normalised over the whole minibatch:
-    (loss, sums of the metrics over tokens, tokens). Micro-batches, like the parts of ranks, add up.
+    """Add the gradient of these rows' loss. The weights (N,T) are normalised over the whole minibatch: those
+    of micro-batches add up. Returns the loss, sums of the metrics over its tokens, and their number.
     """
     assert batch.advantages is not None
     total, count = 0.0, 0
@@ -591,10 +596,12 @@ def backward(
         )
         loss.backward()
         total += loss.item()
+        # rollout_kl: the k1 estimate of KL(sampler || trainer), which rounding alone makes differ from 0
         per_token |= {"entropy": entropy, "rollout_kl": sampler - old}
+        loss_mask = batch.loss_mask[where]
         for name, x in per_token.items():
-            sums[name] += (x.detach() * mask).sum().item()
-        count += int(mask.sum())
+            sums[name] += (x.detach() * loss_mask).sum().item()
+        count += int(loss_mask.sum())
     return total, sums, count
 
 
@@ -606,12 +613,14 @@ def update(learner: Learner[Policy], batch: Batch, cfg: Train) -> Metrics:
     the other rows. A NaN or infinite gradient never reaches the weights.
     """
     assert batch.advantages is not None
+    if batch.step < cfg.critic_warmup:
+        return {"updated_tokens": 0}
     policy = learner.module
     policy.eval()
     every_row = cfg.entropy or (batch.kl_coef and cfg.kl_in == "loss")
     sums: Any = collections.Counter()
     tokens, norms, losses = 0, [], []
-    for rows in batch.minibatches() if batch.step >= cfg.critic_warmup else ():
+    for rows in batch.minibatches():
         weights = torch.zeros_like(batch.rollout.logprobs)  # (N,T)
         mask = batch.loss_mask[rows].to(weights.dtype)
         weights[rows] = LOSS_NORM[cfg.loss_norm](mask, cfg.max_new_tokens)
@@ -644,9 +653,7 @@ def steer_kl(state: State, cfg: Train, metrics: Metrics) -> Metrics:
 def evaluate(
     model: Any, tokenizer: Any, task: tasks.Task, problems: list[Problem], k: int, cfg: Any, seed: int = 12345
 ) -> tuple[dict[str, Any], list[dict]]:
-    """k samples of every problem: metrics (accuracy is pass@1, the mean over samples) and one record per
-    sample.
-    """
+    """k samples of every problem: metrics (accuracy is pass@1), and one record per sample."""
     rollout, texts = sample(model, tokenizer, problems, k, cfg, seed)
     verdicts = score(task, problems, texts, k, cfg.verdict_seconds)
     check_some_succeeded(task, verdicts)
@@ -664,16 +671,16 @@ def train(cfg: Train, preset: str = "") -> dict | None:
 
     Returns the summary, None if interrupted. Errors: UserError, TaskError.
     """
-    clock, own = Clock(), config.differences(cfg, PRESETS.get(preset, {}), ALGORITHMS)
-    about = {"preset": preset, "differences": own}
+    clock = Clock()
+    about = {"preset": preset, "differences": config.differences(cfg, PRESETS.get(preset, {}), ALGORITHMS)}
     task, run = tasks.load(cfg.task), Run(cfg)
     cfg = config.resolve(cfg, run.saved.get("config", {}))
     torch.manual_seed(cfg.seed)
     print(config.describe(cfg, ALGORITHMS))
     with clock("load"):
-        model, initial, tokenizer = setup.load(cfg)
-        policy = Policy(model, cfg.temperature, cfg.precision)
-        reference = Policy(initial, cfg.temperature, cfg.precision) if initial is not None else None
+        model, reference_model, tokenizer = setup.load(cfg)
+    policy = Policy(model, cfg.temperature, cfg.precision)
+    reference = reference_model and Policy(reference_model, cfg.temperature, cfg.precision)
     data, held = setup.prepare(model, tokenizer, task, cfg, Policy(model, 1.0, "fp32"))
     learner = Learner(policy, cfg.lr, cfg.weight_decay, cfg.grad_clip)
     aux = AUX[cfg.aux](policy, cfg)

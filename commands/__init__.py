@@ -7,18 +7,13 @@ from runtime import config
 
 
 class Help(config.Help):
-    """Shows the defaults that say something, and each option under one spelling."""
+    """Shows the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.option_strings[:1] == [f"--no_{action.dest}"]:
             return f"the same as --{action.dest} False"
         says_nothing = action.default is None or action.default is False or action.default in ("", [])
         return action.help if says_nothing else super()._get_help_string(action)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        return f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
 
 
 def make_parser(name: str, usage: str, doc: str | None, groups: Any = None) -> config.Parser:

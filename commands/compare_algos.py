@@ -3,7 +3,7 @@
     python tinyr1.py compare_algos                         nine algorithms, three seeds, the miniature
     python tinyr1.py compare_algos --algos grpo,ppo --seeds 0,1 --token_budget 100000
     python tinyr1.py compare_algos 1.5b --token_budget 50000000 --out runs/algos-1.5b --report algos-1.5b
-    python tinyr1.py compare_algos --algos grpo,grpo:random,grpo:format_only,grpo:inverted --report controls
+    python tinyr1.py compare_algos --algos grpo,grpo:random,grpo:format,grpo:inverted --report controls
 
 A cell is an algorithm, or `algorithm:control` for a control run, with a seed; it is a run folder of its own
 under --out. The figure and the table are written there, too, unless --report names another place.
@@ -47,7 +47,8 @@ def cell_command(args, options: list[str], algo: str, seed: str) -> list[str]:
             f"--algos {algo}: expected one of {', '.join(tinyr1.ALGORITHMS)}, alone or with one of "
             f"{', '.join(':' + mode for mode in CONTROLS)} after it."
         )
-    row = []  # a typed --algo that is the preset's own changes nothing, so its row is typed out
+    # a typed --algo that is the preset's own changes nothing, so its row is typed out
+    row = []
     if algorithm == PRESETS.get(preset, {}).get("algo", tinyr1.Train.algo):
         row = [word for k, v in tinyr1.ALGORITHMS[algorithm].items() for word in (f"--{k}", str(v))]
     own = ["--algo", algorithm, "--seed", seed, "--out", args.out]

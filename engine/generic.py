@@ -12,7 +12,7 @@ from transformers import Cache
 from engine.policy import states_and_head
 
 if TYPE_CHECKING:
-    from engine.rollout import Samples
+    from engine.rollout import DecodeState
 
 # what a model calls its cache
 CACHES = ("past_key_values", "cache_params")
@@ -38,7 +38,7 @@ def pad_inputs(attend: Tensor, count: int) -> dict[str, Tensor]:
     return {"attention_mask": attend, "position_ids": position[:, -count:]}
 
 
-def split_samples(samples: Samples, slots: int, padded: bool) -> list[Tensor]:
+def split_samples(samples: DecodeState, slots: int, padded: bool) -> list[Tensor]:
     """The samples that are decoded together, at most `slots`; if not padded, with prompts of one length."""
     rows = samples.index[: samples.N]
     if padded:
@@ -47,7 +47,7 @@ def split_samples(samples: Samples, slots: int, padded: bool) -> list[Tensor]:
     return [chunk for n in length.unique() for chunk in rows[length == n].split(slots)]
 
 
-def decode_generic(model: Any, samples: Samples, slots: int, padded: bool, cached: bool) -> int:
+def decode_generic(model: Any, samples: DecodeState, slots: int, padded: bool, cached: bool) -> int:
     """Decode all samples, `slots` at a time, and return the number of steps. Finished samples leave the
     batch. `padded`: prompts of different lengths share a batch, padded on the left.
     """
@@ -58,7 +58,7 @@ def decode_generic(model: Any, samples: Samples, slots: int, padded: bool, cache
 
 
 def _decode_together(
-    model: Any, samples: Samples, rows: Tensor, padded: bool, cached: bool, earlier: int
+    model: Any, samples: DecodeState, rows: Tensor, padded: bool, cached: bool, earlier: int
 ) -> int:
     """Decode the samples `rows` in one batch after `earlier` steps, and return the number of steps."""
     steps = 0

@@ -182,7 +182,7 @@ def find_stop(ids: list[int], stop: Sequence[str], decode: Callable[[list[int]],
     return bisect.bisect_left(range(len(ids)), True, key=contains)
 
 
-class Samples:
+class DecodeState:
     """The tokens chosen so far for N = len(prompts)*G samples; row N is an idle slot."""
 
     def __init__(
@@ -318,7 +318,7 @@ class SlotDecoder:
     them is computed too, and its result is discarded.
     """
 
-    def __init__(self, model: Any, samples: Samples, slots: int, dtype: torch.dtype):
+    def __init__(self, model: Any, samples: DecodeState, slots: int, dtype: torch.dtype):
         self.samples, self.device = samples, model.device
         cuda = model.device.type == "cuda"
         # a GPU wants few shapes, because each is a graph
@@ -448,7 +448,7 @@ PATHS = {
 }
 
 
-def decode_samples(model: Any, samples: Samples, slots: int, dtype: torch.dtype, name: str) -> int:
+def decode_samples(model: Any, samples: DecodeState, slots: int, dtype: torch.dtype, name: str) -> int:
     """Decode all samples on this path, and return the number of steps."""
     path = PATHS[name]
     if path.fast:
@@ -460,7 +460,7 @@ def decode_samples(model: Any, samples: Samples, slots: int, dtype: torch.dtype,
 def probe_path(model: Any, name: str) -> Rollout:
     """A few samples of random prompts of two lengths, which end at different steps."""
     ids = random_ids(model, 10).tolist()
-    samples = Samples([ids[:3], ids[3:]], 2, [2, 5, 3, 4], device=model.device)
+    samples = DecodeState([ids[:3], ids[3:]], 2, [2, 5, 3, 4], device=model.device)
     return samples.rollout(decode_samples(model, samples, samples.N, model.dtype, name))
 
 
@@ -593,7 +593,7 @@ def generate(
     ValueError for an empty prompt or one that leaves no room within the model's positions.
     """
     device, dtype = model.device, dtype or model.get_input_embeddings().weight.dtype
-    samples = Samples(
+    samples = DecodeState(
         prompts,
         G,
         max_new_tokens,
@@ -617,7 +617,7 @@ def generate(
     return samples.rollout(_decode_in_memory(model, samples, slots, dtype, path))
 
 
-def _decode_in_memory(model: Any, samples: Samples, slots: int, dtype: torch.dtype, path: str) -> int:
+def _decode_in_memory(model: Any, samples: DecodeState, slots: int, dtype: torch.dtype, path: str) -> int:
     """Decode all samples and return the number of steps. Where memory runs out, start again with half the
     slots: a sample does not depend on the others in its batch.
     """

@@ -54,7 +54,7 @@ class State:
     """How far a run is. A checkpoint holds it beside the weights and the seconds."""
 
     kl_coef: float  # --kl_target moves it
-    step: int = 0
+    step: int = 0  # steps done: the step that runs is number `step` in seeds, and `step` + 1 in the logs
     skipped_in_a_row: int = 0  # steps with a gradient that was not finite
     sampled: int = 0  # tokens
     drawn: int = 0  # prompts: the data cursor
@@ -87,20 +87,20 @@ class Loop:
         run: Run,
         clock: Clock,
         data: Problems,
-        policy: Learner,
+        learner: Learner,
         aux: Any,
         tokenizer: Any,
         evaluate: Evaluate,
         about: dict[str, Any],
     ):
         self.cfg, self.run, self.clock, self.data = cfg, run, clock, data
-        self.policy, self.aux, self.tokenizer, self.evaluate = policy, aux, tokenizer, evaluate
+        self.learner, self.aux, self.tokenizer, self.evaluate = learner, aux, tokenizer, evaluate
         self.state = State(cfg.kl)
         self.interrupt = Interrupt()
-        self.resume(run.begin(cfg, about))
+        self.start_or_resume(run.begin(cfg, about))
 
-    def resume(self, saved: dict | None) -> None:
-        """Take up a checkpoint; without one, evaluate the base model."""
+    def start_or_resume(self, saved: dict | None) -> None:
+        """Load a checkpoint; without one, evaluate the base model and write the first."""
         cfg, state = self.cfg, self.state
         if saved is None:
             print(f"evaluating the base model on held-out problems, {cfg.eval_samples} samples each")
@@ -108,7 +108,7 @@ class Loop:
                 self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
             self.save()
         else:
-            self.policy.load_state_dict(saved)
+            self.learner.load_state_dict(saved)
             self.aux.load_state_dict(saved["aux"])
             self.state = state = State(**{name: saved[name] for name in asdict(state) if name in saved})
             self.clock.update(saved["clock"])
@@ -145,23 +145,23 @@ class Loop:
         return self.state.step >= self.cfg.steps or 0 < self.cfg.token_budget <= self.state.sampled
 
     def __iter__(self) -> Iterator[int]:
-        """The number of each step, from 0."""
+        """The number of each step, from 0; evaluates, saves and moves the bar after that step."""
         while not self.is_finished() and not self.interrupt.asked:
             self.began, self.spent = time.perf_counter(), dict(self.clock)
             self.lr = lr_at(self.state.step, self.cfg, self.state.sampled)
-            self.policy.set_lr(self.lr)
+            self.learner.set_lr(self.lr)
             yield self.state.step
             self.after_step()
 
     # ------------------------------------------------------------ what is written
 
     def log(self, metrics: dict[str, float], samples: Any) -> None:
-        """Count the step, and write its row and some of its samples."""
+        """Count the step, move the data cursor, and write its row and some of its samples."""
         state = self.state
         state.step += 1
         state.sampled += int(samples.rollout.length.sum())
         state.drawn += len(samples.problems)
-        skipped = sum(learner.take_skipped() for learner in (self.policy, *self.aux.learners))
+        skipped = sum(learner.take_skipped() for learner in (self.learner, *self.aux.learners))
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
         row = {"step": state.step, **metrics, "skipped": skipped, "lr": self.lr}
         row["sampled_tokens"] = state.sampled
@@ -198,10 +198,10 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint. Errors: UserError for weights that are not finite: the last one stays."""
-        if not all(weights_are_finite(learner.module) for learner in (self.policy, *self.aux.learners)):
+        if not all(weights_are_finite(learner.module) for learner in (self.learner, *self.aux.learners)):
             raise UserError(SPOILED.format(self.state.step, self.run.checkpoints))
         self.clock.lap()
-        weights = self.policy.state_dict() | {"aux": self.aux.state_dict()}
+        weights = self.learner.state_dict() | {"aux": self.aux.state_dict()}
         self.run.save(asdict(self.state) | {"clock": dict(self.clock)} | weights)
 
     # ------------------------------------------------------------ after a step, and at the end
@@ -211,7 +211,7 @@ class Loop:
         cfg, state, row = self.cfg, self.state, self.row
         if state.skipped_in_a_row >= cfg.bad_steps:
             self.save()
-            self.run.export(self.policy.module.model, self.tokenizer)
+            self.run.export(self.learner.module.model, self.tokenizer)
             raise UserError(DIVERGED.format(state.skipped_in_a_row, state.step, self.run.path / "final"))
         if cfg.probe_every and state.step % cfg.probe_every == 0 and not self.is_finished():
             self.probe()
@@ -229,7 +229,7 @@ class Loop:
         if metrics["accuracy"] > self.state.best_accuracy:
             self.state.best_step, self.state.best_accuracy = self.state.step, metrics["accuracy"]
             with self.clock("save"):
-                self.run.export(self.policy.module.model, self.tokenizer, "best")
+                self.run.export(self.learner.module.model, self.tokenizer, "best")
 
     def finish(self) -> dict | None:
         """Evaluate and export the trained model, write and print the summary. None if interrupted."""
@@ -243,7 +243,7 @@ class Loop:
         print("evaluating the trained model on the same problems")
         with self.clock("eval_trained"):
             _, trained = self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
-        run.export(self.policy.module.model, self.tokenizer)
+        run.export(self.learner.module.model, self.tokenizer)
         self.clock.lap()
         summary = self.summarise(trained)
         # which tells the report that the run has finished

@@ -55,7 +55,9 @@ def summarise(records: list[dict]) -> dict[str, float]:
 
 
 def dead_groups(records: list[dict], G: int) -> np.ndarray:
-    """(B,) bool, the groups whose task rewards (or the control's) are all equal."""
+    """(B,) bool, the groups whose task rewards (or the control's) are all equal. Such a group still has a
+    gradient where another component of --rewards differs, unless --filter_groups leaves it out.
+    """
     reward = np.array([r["reward"] for r in records]).reshape(-1, G)
     return (reward == reward[:, :1]).all(1)
 

@@ -261,9 +261,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class Run:
-    """runs/<name>/: config.json, metrics.jsonl (a row a step), samples.jsonl (some of a step's and of an
-    evaluation's), eval_samples.jsonl (all of every evaluation's), checkpoint/ (the last ones), best/ (the
-    model of the best small evaluation), final/, summary.json, plots/, report.html.
+    """runs/<name>/: config.json, metrics.jsonl (a row per step and per evaluation), samples.jsonl (some
+    of each), eval_samples.jsonl (all of every evaluation), checkpoint/ (the last ones), best/ (the model of
+    the best small evaluation), final/, summary.json, plots/, report.html.
     """
 
     def __init__(self, cfg: Any):
