@@ -47,7 +47,7 @@ from runtime.runfolder import (
     write_atomically,
     write_json,
 )
-from runtime.scoring import check_some_succeeded
+from runtime.scoring import check_some_succeeded, name_of
 
 # Samples between two writes.
 AT_ONCE = 1024
@@ -153,7 +153,7 @@ DIGESTS = {"weights": "the weights", "tasks": "the tasks' code or data"}
 def fingerprints(cfg: Eval, found: dict[str, TaskSet]) -> dict[str, str | None]:
     """Digests of the files of the model and of the tasks; None for a model that is not downloaded yet."""
     model = [Path(cfg.checkpoint)] if cfg.checkpoint else model_files(cfg.model)
-    code = [task_files(task.__file__, own.task_args) for task, own in found.values()]
+    code = [task_files(name_of(task), own.task_args) for task, own in found.values()]
     return {"weights": digest(model), "tasks": digest(set().union(*code))}
 
 

@@ -1,19 +1,23 @@
-r"""How many verdicts each rule of the verifier of mathematics changes; a rule that changes none can go.
+r"""Count the verdicts that each rule of the mathematics verifier changes; a rule that changes none can go.
 
-    TINYR1_DATA=FOLDER python tinyr1.py measure_verifier   the rules, one after the other; two minutes
-    python tinyr1.py measure_verifier --oracle             pairs that only math-verify decides right
+    TINYR1_DATA=FOLDER python tinyr1.py measure_verifier   all rules; two minutes
+    python tinyr1.py measure_verifier --oracle             pairs that only math-verify judges correctly
 
 Three kinds of answers are judged: the pairs of the fixture (accept and refuse), real golds of MATH in other
 spellings, and real golds with one digit changed (the last two from FOLDER/math_train.jsonl, if it is there).
-A rule is switched off, everything is judged again, and the verdicts that became wrong are counted.
+One rule at a time is switched off, everything is judged again, and the verdicts that changed are counted.
 """
 
 import json
 import os
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from commands import make_parser
+from runtime.runfolder import UserError
 from tasks._math import answers, latex
 from tasks._math.latex import TooComplex
 
@@ -22,7 +26,7 @@ GOLDS = 1500
 # A pattern that matches nothing.
 OFF = re.compile("(?!)" + "()" * 9)
 # Functions of `_math/answers.py` that make a Node or a verdict; off means that they find nothing.
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[Any, str, Any]] = {
     "choices with a text": (answers, "LABEL", OFF),
     "thousands": (answers, "GROUPED", OFF),
     "thousands with blanks": (answers, "SPACED", OFF),
@@ -49,7 +53,7 @@ FUNCTIONS = {
 }
 
 
-def variants(gold):
+def variants(gold: str) -> Iterator[str]:
     """Other spellings of a gold answer."""
     yield f"${gold}$"
     yield f"\\({gold}\\)"
@@ -66,7 +70,7 @@ def variants(gold):
         yield f"{simple[1]}/{simple[2]}"
 
 
-def cases():
+def cases() -> Iterator[tuple[str, str, str, bool]]:
     """(source, gold, answer, whether it is right)"""
     for pair in json.loads(PAIRS.read_text(encoding="utf-8")):
         for answer in pair["accept"] + pair["refuse"]:
@@ -84,17 +88,18 @@ def cases():
             yield "digits", gold, gold[:at] + digit + gold[at + 1 :], False
 
 
-def verdict(gold, answer):
+def verdict(gold: str, answer: str) -> bool:
+    """Whether the answer equals the gold one; False if it is too complex to tell."""
     try:
         return answers.same(gold, answer)
     except (TooComplex, RecursionError):
         return False
 
 
-def wrong(judged):
-    """{source: [(gold, answer), ...]} of the verdicts that are wrong."""
+def wrong(judged: list[tuple[str, str, str, bool]]) -> dict[str, list[tuple[str, str]]]:
+    """{source: [(gold, answer), ...]} of the wrong verdicts."""
     answers.read.cache_clear()
-    found = {"pairs": [], "spellings": [], "digits": []}
+    found: dict[str, list[tuple[str, str]]] = {"pairs": [], "spellings": [], "digits": []}
     for source, gold, answer, right in judged:
         try:
             if verdict(gold, answer) != right:
@@ -104,7 +109,7 @@ def wrong(judged):
     return found
 
 
-def rules():
+def rules() -> Iterator[tuple[str, Any, str, Any]]:
     """(name, module, attribute, value that switches it off) of every rule."""
     for name, where in FUNCTIONS.items():
         yield name, *where
@@ -115,11 +120,12 @@ def rules():
     yield "signs of Unicode", latex, "PRIVATE", {}
 
 
-def measure():
+def measure() -> None:
+    """Print how many verdicts of each source change without each rule."""
     judged = list(cases())
     base = wrong(judged)
     print("judged:", len(judged), "wrong:", {source: len(found) for source, found in base.items()})
-    print(f"{'rule':62}{'pairs':>8}{'spellings':>11}{'digits':>8}   verdicts that are wrong without it")
+    print(f"{'rule':62}{'pairs':>8}{'spellings':>11}{'digits':>8}   verdicts that change without it")
     for name, module, attribute, off in rules():
         kept = getattr(module, attribute)
         setattr(module, attribute, off)
@@ -130,11 +136,13 @@ def measure():
         print(f"{name:62}{changed[0]:8}{changed[1]:11}{changed[2]:8}{note}", flush=True)
 
 
-def oracle():
-    """Print the pairs of which math-verify, with its own reading of the text, is right and we are not."""
-    from math_verify import parse, verify
-
-    counts = {}
+def oracle() -> None:
+    """Print the pairs that math-verify judges correctly and we do not. Errors: UserError if it is absent."""
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise UserError("math-verify is not installed: python -m pip install math-verify") from error
+    counts: dict[tuple[bool, bool], int] = {}
     for source, gold, answer, right in cases():
         if source != "pairs":
             continue
@@ -149,7 +157,9 @@ def oracle():
 
 
 def main(argv: list[str]) -> int:
-    if "--oracle" in argv:
+    parser = make_parser("measure_verifier", "[--oracle]", __doc__)
+    parser.add_argument("--oracle", action="store_true", help="compare with math-verify instead")
+    if parser.parse_args(argv).oracle:
         oracle()
     else:
         measure()

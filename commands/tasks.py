@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,8 +145,13 @@ def show(task: Any, name: str, options: dict[str, str], template: str, number: i
 # ---------------------------------------------------------------- the attack
 
 
-def mutations(answer: str, wrong: str, state: Callable[[str], str]) -> Iterator[tuple[str, bool, str]]:
-    """(completion, whether it is right, description) made of a right and a wrong answer."""
+def mutations(task: Any, example: dict, answer: str) -> Iterator[tuple[str, bool, str]]:
+    """(completion, whether it is right, description) made of the example's right answer."""
+
+    def state(text: str) -> str:
+        return task.state(text, example)
+
+    wrong = perturbed(answer)
     right = state(answer)
     yield right, True, "the gold answer"
     yield f"<think>hm</think>\n{right}", True, "the gold answer after a thinking part"
@@ -154,7 +159,7 @@ def mutations(answer: str, wrong: str, state: Callable[[str], str]) -> Iterator[
     yield state(wrong), False, "a digit perturbed"
     yield state(f"{wrong} {right}"), False, "nested in a wrong one"
     yield f"{right} or {state(wrong)}", False, "the right one first, then a wrong one"
-    yield f"<think>{right}</think>", False, "in the thinking part only"
+    yield f"<think>{right}</think>", False, "in the thinking only"
     yield f"<think>{right}", False, "in a thinking part without end"
     yield answer, False, "without mark-up"
     if re.search("[0-9]", answer):
@@ -190,8 +195,7 @@ def trials(task: Any, name: str, options: dict[str, str]) -> Iterator[Trial]:
             pass
     for example in golds:
         if answer := task.gold(example):
-            made = mutations(answer, perturbed(answer), lambda text, e=example: task.state(text, e))
-            for completion, expected, what in made:
+            for completion, expected, what in mutations(task, example, answer):
                 yield Trial(completion, example, expected, f"{answer}: {what}")
 
 
