@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bash run.sh [preset] [--option value ...]; `bash run.sh --help` lists the presets and the commands.
-# What it needs is installed into .venv, once, unless the Python in use has it.
+# Installs what it needs into .venv, once, unless the Python in use has it already.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -11,7 +11,7 @@ command -v "$python" >/dev/null || die "no $python found: install Python 3.10 or
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     die "$("$python" --version) is too old: tinyr1 needs Python 3.10 or newer (set PYTHON=/path/to/it)."
 
-# Whether this python has what a requirements file pins.
+# Whether the Python $1 has everything that the requirements file $2 pins.
 satisfied() {
     "$1" - "$2" 2>/dev/null <<'PY'
 import importlib.metadata, pathlib, sys
@@ -31,7 +31,7 @@ check(sys.argv[1])
 PY
 }
 
-# Leaves in $python an interpreter that has the requirements file $1.
+# Sets $python to an interpreter that has everything in the requirements file $1.
 prepare() {
     satisfied "$python" "$1" && return
     local venv="$here/.venv"
@@ -41,7 +41,7 @@ prepare() {
     fi
     python="$venv/bin/python"
     satisfied "$python" "$1" && return
-    echo "installing $(basename "$1") (once; some hundred megabytes)"
+    echo "installing $(basename "$1") (once; a few hundred megabytes)"
     local build="${TORCH:-}" torch
     if [ -z "$build" ]; then
         build=default
@@ -51,10 +51,10 @@ prepare() {
     if [ "$build" = cpu ] && ! "$python" -c "import importlib.metadata as m; assert m.version('torch').startswith('${torch#torch==}')" 2>/dev/null; then
         "$python" -m pip install -q --no-deps --retries 1 --timeout 20 \
             --index-url https://download.pytorch.org/whl/cpu "$torch" >/dev/null 2>&1 ||
-            echo "torch's CPU build could not be had; taking the default one, which may bring CUDA's libraries along"
+            echo "torch's CPU build cannot be downloaded; installing the default one, which may include CUDA's libraries"
     fi
     "$python" -m pip install -q --disable-pip-version-check -r "$1" ||
-        die "the installation failed (see above). With a network, run the same command again: what is there is kept."
+        die "the installation failed (see above). Check the network and run the same command again; it keeps what is installed."
 }
 
 case "${1:-}" in
@@ -66,7 +66,7 @@ test)
     shift
     prepare "$here/requirements-dev.txt"
     cd "$here"
-    # the repository's files, not a scratch file beside them; all where this is no git repository
+    # only the files that git tracks; all files if this is not a git repository
     sources=()
     while IFS= read -r file; do
         if [ -f "$file" ]; then sources+=("$file"); fi

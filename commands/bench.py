@@ -114,10 +114,8 @@ class Bench(BenchMeasurement, BenchWork, BenchModel):
         if unknown := set(self.engines) - set(ENGINES):
             others = ", ".join([*ENGINES][1:])
             raise UserError(f"Unknown engine {unknown.pop()!r}: --against takes {others} or none.")
-        if self.json and not Path(self.json).absolute().parent.is_dir():
-            raise UserError(
-                f"--json {self.json}: the folder does not exist. Create it, or give another path."
-            )
+        if self.json and (Path(self.json).is_dir() or not Path(self.json).absolute().parent.is_dir()):
+            raise UserError(f"--json {self.json}: give the path of a file, in a folder that exists.")
 
     @property
     def engines(self) -> list[str]:

@@ -56,11 +56,10 @@ def test_typing_the_presets_own_algorithm_changes_nothing():
 
 
 def test_a_cell_of_compare_algos_has_its_algorithms_whole_row():
-    args = type("args", (), {"out": "runs"})
     for name, row in tinyr1.ALGORITHMS.items():
-        cfg = parse(*compare_algos.cell_command(args, ["--lr", "1e-3"], name, "0"))
+        cfg = parse(*compare_algos.cell_command("runs", ["--lr", "1e-3"], name, "0"))
         assert {k: getattr(cfg, k) for k in row} == row and cfg.lr == 1e-3
-    assert parse(*compare_algos.cell_command(args, ["--kl", "0.5"], "grpo", "0")).kl == 0.5
+    assert parse(*compare_algos.cell_command("runs", ["--kl", "0.5"], "grpo", "0")).kl == 0.5
 
 
 # ---------------------------------------------------------------- help
