@@ -159,7 +159,7 @@ def mutations(task: Any, example: dict, answer: str) -> Iterator[tuple[str, bool
     yield state(wrong), False, "a digit perturbed"
     yield state(f"{wrong} {right}"), False, "nested in a wrong one"
     yield f"{right} or {state(wrong)}", False, "the right one first, then a wrong one"
-    yield f"<think>{right}</think>", False, "in the thinking only"
+    yield f"<think>{right}</think>", False, "in the thinking part only"
     yield f"<think>{right}", False, "in a thinking part without end"
     yield answer, False, "without mark-up"
     if re.search("[0-9]", answer):
