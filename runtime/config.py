@@ -188,7 +188,13 @@ class RunOptions(Options):
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows each option under one spelling, and its default."""
+    """Shows each option under one spelling, and its default unless it is empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.option_strings[:1] == [f"--no_{action.dest}"]:
+            return f"the same as --{action.dest} False"
+        empty = action.default is None or action.default in ("", [])
+        return action.help if empty else super()._get_help_string(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
