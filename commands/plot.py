@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 # ---------------------------------------------------------------- what each name draws
 
 
-def everything(args) -> int:
+def everything(args: argparse.Namespace) -> int:
     """Everything about one run: curves, aha panels, dip and report, as training draws them at its end.
 
         python tinyr1.py plot all runs/mini       # runs/mini/plots/*.{png,pdf} and runs/mini/report.html
@@ -43,7 +43,7 @@ def everything(args) -> int:
     return draw_all(args.run)
 
 
-def draw_curves(args) -> None:
+def draw_curves(args: argparse.Namespace) -> None:
     print(curves.draw(args.runs, args.out))
     try:
         while args.live:
@@ -54,36 +54,36 @@ def draw_curves(args) -> None:
         pass
 
 
-def draw_aha(args) -> None:
+def draw_aha(args: argparse.Namespace) -> None:
     if args.run.is_file():
         print(aha.table_of(args.run, args.field))
     else:
         print(aha.write(args.run, args.out, args.base, args.trained))
 
 
-def draw_compare(args) -> None:
+def draw_compare(args: argparse.Namespace) -> None:
     print(compare.write(args.runs, args.out))
 
 
-def draw_dip(args) -> None:
+def draw_dip(args: argparse.Namespace) -> None:
     print(dip.write(args.run, args.out))
 
 
-def draw_crossed(args) -> None:
+def draw_crossed(args: argparse.Namespace) -> None:
     folders = {name: Path(folder) for name, folder in split(args.models, "NAME=FOLDER").items()}
     print(crossed.write(folders, args.out))
 
 
-def draw_algorithms(args) -> None:
+def draw_algorithms(args: argparse.Namespace) -> None:
     groups = split(args.groups, "NAME=RUN,RUN")
     algorithms.write({name: [*map(Path, runs.split(","))] for name, runs in groups.items()}, args.out)
 
 
-def write_report(args) -> None:
+def write_report(args: argparse.Namespace) -> None:
     print(report.write(args.run, args.out, args.base, args.trained))
 
 
-def show_summary(args) -> None:
+def show_summary(args: argparse.Namespace) -> None:
     """The closing table of a finished run, and one problem answered by the base and by the trained model.
 
         python tinyr1.py plot summary runs/mini
@@ -110,19 +110,19 @@ class Kind(NamedTuple):
     # its exit code is 0 unless it returns another one
     draw: Callable[[argparse.Namespace], int | None]
     # its first line is the summary in the list
-    explanation: str
-    arguments: dict[str, dict[str, Any]]
+    explanation: str | None
+    arguments: dict[str, Any]
 
 
-RUN = {"run": dict(type=Path, metavar="RUN", help="run folder")}
-RUNS = {"runs": dict(nargs="+", type=Path, metavar="RUN", help="run folder")}
-SIDES = {
+RUN: dict[str, Any] = {"run": dict(type=Path, metavar="RUN", help="run folder")}
+RUNS: dict[str, Any] = {"runs": dict(nargs="+", type=Path, metavar="RUN", help="run folder")}
+SIDES: dict[str, Any] = {
     "--base": dict(type=Path, metavar="FOLDER", help="evaluation of the base model, for pass@k"),
     "--trained": dict(type=Path, metavar="FOLDER", help="evaluation of the trained model, for pass@k"),
 }
 
 
-def out(help: str, **more) -> dict[str, dict[str, Any]]:
+def out(help: str, **more: Any) -> dict[str, Any]:
     return {"--out": dict(type=Path, help=help, **more)}
 
 
@@ -155,7 +155,7 @@ def make_parser() -> Parser:
     parser = Parser("tinyr1.py plot", description=__doc__, formatter_class=style)
     kinds = parser.add_subparsers(title="what to draw", metavar="NAME", required=True)
     for name, kind in KINDS.items():
-        text = inspect.cleandoc(kind.explanation)
+        text = inspect.cleandoc(kind.explanation or "")
         about = text.partition("\n")[0].rstrip(".")
         own = kinds.add_parser(name, help=about, description=text, formatter_class=style)
         own.set_defaults(draw=kind.draw)
