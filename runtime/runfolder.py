@@ -525,7 +525,7 @@ class Interrupt:
             raise KeyboardInterrupt
         self.asked = True
         tqdm.write(
-            "\nstopping after this step, then saving (Ctrl-C again stops at once; the last checkpoint stays)"
+            "\nstopping after this step or evaluation (Ctrl-C again stops at once; the last checkpoint stays)"
         )
 
     def __exit__(self, *_: object) -> None:
