@@ -353,6 +353,16 @@ def test_equal_rewards_have_no_advantage_whatever_the_rounding(models):
         assert batch.advantages.abs().max() < 1e-6
 
 
+def test_metrics_are_means_over_the_tokens_of_the_loss(models):
+    """With an entropy bonus every row is computed, also one without a loss: it must not count."""
+    policy, batch, _ = make("grpo", models, mask_truncated=True, entropy=0.01)
+    assert 0 < int(batch.loss_mask.sum()) < int(batch.mask.sum())
+    entropy = batch.map(lambda *x: policy(*x)[1])[batch.loss_mask].mean().item()
+    metrics = tinyr1.update(Sgd(policy), batch, batch.cfg)
+    assert metrics["updated_tokens"] == int(batch.loss_mask.sum())
+    assert metrics["entropy"] == pytest.approx(entropy, rel=1e-9)
+
+
 def test_a_masked_row_changes_nothing(models):
     """--mask_truncated: rows cut at the cap have neither loss nor value, nor a part in the whitening."""
     _, batch, critic = make("ppo", models, mask_truncated=True)
