@@ -48,7 +48,7 @@ from engine import round_up
 from engine.policy import states_and_head
 from engine.rollout import Rollout, generate, join
 from runtime import config, models, setup
-from runtime.config import COUNT, POSITIVE, SHARE, Options, option
+from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, option
 from runtime.learner import Learner
 from runtime.loop import Loop, State
 from runtime.metrics import dead_groups, evaluation, sample_records, step_metrics
@@ -69,7 +69,10 @@ class Algorithm(Options):
     """--algo sets the defaults of its row in ALGORITHMS; every option can be overridden."""
 
     _argument_group_name = "algorithm"
-    RANGES = {"gamma gae_lambda clip_low": SHARE, "epochs minibatches": COUNT, "prm_beta": POSITIVE}
+    RANGES = {
+        "gamma gae_lambda clip_low": SHARE, "epochs minibatches": COUNT, "prm_beta": POSITIVE,
+        "critic_warmup": HUGE,
+    }  # fmt: skip
     algo: str = option("grpo", "sets the defaults of the options in its row of ALGORITHMS")
     adv: str = option("zscore", "advantage: from the rewards of a group (loo: leave-one-out), or per token")
     whiten: bool = option(False, "scale the advantages of the batch's tokens to mean 0 and variance 1")
@@ -360,9 +363,7 @@ class Samples(NamedTuple):
 
 @dataclass
 class Batch:
-    """The N samples of a step, and what becomes known about them on the way to `update`. (N,T) tensors mean
-    nothing outside `loss_mask`.
-    """
+    """A step's samples and what is found out about them. (N,T) tensors mean nothing outside `loss_mask`."""
 
     # filled by make_batch
     cfg: Train
@@ -477,8 +478,7 @@ def sample_step(policy: Policy, tokenizer: Any, task: tasks.Task, loop: Loop, cf
         with loop.clock("score"):
             verdicts = score(task, problems, texts, cfg.group, cfg.verdict_seconds)
             records = sample_records(problems, texts, verdicts, rollout, cfg.group)
-            seed_of_rewards = (cfg.seed, loop.state.step, attempt)
-            total, components = rewards.total(records, cfg, seed_of_rewards)
+            total, components = rewards.total(records, cfg, (cfg.seed, loop.state.step, attempt))
         parts.append(Samples(problems, rollout, records, total, components))
         missing -= int(passes_filters(records, cfg).sum())
         if not missing:

@@ -291,7 +291,7 @@ def task_failure(task: str, error: BaseException) -> TaskError:
     if not own:
         return TaskError(
             f"examples() or question() of the task {task} returned what cannot be used "
-            f"({type(error).__name__}: {error}). examples() must return dicts, question() a text."
+            f"({type(error).__name__}: {error}); expected an iterator of dicts, and a text."
         )
     where = own[-1]
     return TaskError(

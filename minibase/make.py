@@ -47,7 +47,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from commands import make_parser
 from engine.rollout import generate
-from runtime.config import COUNT, POSITIVE, SHARE, Options, check_ranges, option
+from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, check_ranges, option
 from runtime.models import load_model, pick_precision
 from runtime.problems import Problems
 from runtime.runfolder import UserError, environment
@@ -64,7 +64,7 @@ MICRO = 4096
 @dataclass
 class MakeOptions(Options):
     _argument_group_name = "training"
-    RANGES = {"batch": COUNT, "seed": (0, 2**31 - 1), "lr minutes": POSITIVE}
+    RANGES = {"batch": COUNT, "seed": (0, 2**31 - 1), "lr minutes": POSITIVE, "tokens": HUGE}
     out: str = option("", "folder to write the model to, in Hugging Face format (required)")
     overwrite: bool = option(False, "replace the model that --out holds")
     start: str = option("", "folder of a miniature to train further, instead of random weights")

@@ -28,10 +28,11 @@ from tasks import rewards
 # ---------------------------------------------------------------- option groups
 
 
-LARGEST = 10**15
-AMOUNT = (0, LARGEST)
-COUNT = (1, LARGEST)
-POSITIVE = (1e-12, LARGEST)
+AMOUNT = (0, 10**9)
+COUNT = (1, 10**9)
+POSITIVE = (1e-12, 10**9)
+# sampled tokens, or steps that never end
+HUGE = (0, 10**15)
 SHARE = (0, 1)
 Range = tuple[float, float]
 
@@ -134,7 +135,7 @@ class RolloutOptions(Options):
 @dataclass
 class OptimOptions(Options):
     _argument_group_name = "optimization"
-    RANGES = {"steps micro_tokens": COUNT, "lr grad_clip": POSITIVE}
+    RANGES = {"steps micro_tokens": COUNT, "token_budget": HUGE, "lr grad_clip": POSITIVE}
     steps: int = option(60, "training steps")
     token_budget: int = option(0, "stop after this many sampled tokens, if before --steps; 0: no budget")
     lr: float = option(2e-4, "peak learning rate of AdamW")
@@ -233,8 +234,7 @@ def check_ranges(cfg: Options) -> None:
     for name in defaults_of(type(cfg)):
         value, (low, high) = getattr(cfg, name), ranges.get(name, AMOUNT)
         if isinstance(value, (int, float)) and not low <= value <= high:
-            wanted = f"at least {low}" if high == LARGEST and value < low else f"in {low}..{high}"
-            raise UserError(f"--{name} {value} is out of range: it must be {wanted}.")
+            raise UserError(f"--{name} {value} is out of range: it must lie in {low}..{high}.")
 
 
 def default_of(f: Field) -> Any:

@@ -312,9 +312,9 @@ SHOWN = {
     "def reward(c, e): return True": "reward() returned bool",
     "def reward(c, e): return {'reward': float('nan'), 'correct': True}": "not a finite number",
     "def reward(c, e): return {'reward': 1.0, 'correct': True, 'step': 1}": "Reserved are",
-    "def examples(split): return None": "must return dicts",
+    "def examples(split): return None": "expected an iterator of dicts",
     "def examples(split): sys.exit()": "fails in examples",
-    "def question(e): return None": "question() a text",
+    "def question(e): return None": "expected an iterator of dicts, and a text",
 }
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -74,18 +75,11 @@ def test_functions_fit_a_screen():
                 assert length <= (45 if node.name == "train" else 60), (path.name, node.name, length)
 
 
-def own_lines(path):
-    """(first line, last line) of each simple statement, and of each head of a compound one."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.stmt):
-            body = getattr(node, "body", None)
-            yield node.lineno, (body[0].lineno - 1 if body else node.end_lineno)
-
-
 def test_there_is_one_statement_in_a_line():
     for path in CODE:
-        starts = [start for start, _ in own_lines(path)]
-        twice = {line for line in starts if starts.count(line) > 1}
+        statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+        starts = Counter(node.lineno for node in statements)
+        twice = [line for line, count in starts.items() if count > 1]
         assert not twice, (path.name, twice)
 
 

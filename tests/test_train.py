@@ -199,7 +199,7 @@ BAD = {  # arguments -> what the message must contain
     "--task nonsense": "countdown",
     "--task ./nowhere.py": "nowhere.py",
     "--stpes 3": "--steps",
-    "--steps 0": "at least 1",
+    "--steps 0": "1..",
     "--lr nan": "out of range",
     "--lr inf": "out of range",
     "--seed -1": "0..",
