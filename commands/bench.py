@@ -38,9 +38,9 @@ import tinyr1
 from commands import make_parser
 from engine import rollout
 from runtime import cpu
-from runtime.config import COUNT, Options, check_ranges, option
+from runtime.config import COUNT, Options, check_ranges, groups_of, option
 from runtime.learner import Learner
-from runtime.models import load_model, peak_gb, pick_attention, pick_device, pick_precision
+from runtime.models import load_model, peak_gb, pick_attention, pick_device, pick_precision, sampling_dtype
 from runtime.problems import Problems
 from runtime.runfolder import UserError, environment
 
@@ -98,11 +98,8 @@ class BenchMeasurement(Options):
     json: str = option("", "write the figures to this file")
 
 
-GROUPS = (BenchModel, BenchWork, BenchMeasurement)
-
-
 @dataclass
-class Bench(BenchMeasurement, BenchWork, BenchModel):
+class Bench(BenchModel, BenchWork, BenchMeasurement):
     """All options of the command."""
 
     def check(self) -> None:
@@ -585,16 +582,16 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = make_parser("bench", "[--option value ...]", __doc__, GROUPS)
+    parser = make_parser("bench", "[--option value ...]", __doc__, groups_of(Bench))
     args = Bench(**vars(parser.parse_args(argv)))
     args.check()
     args.lengths = args.lengths or ("eos" if args.model == "minibase" and not args.random else "skewed")
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
-    dtype = torch.bfloat16 if device.type == "cuda" and precision == "bf16" else torch.float32
     model, tokenizer = (
         (random_model(args.random, device), None) if args.random else load_model(args.model, device)
     )
+    dtype = sampling_dtype(model, precision)
     work = make_work(args, model, tokenizer)
     gb_s = bandwidth(device) / 1e9
     print(

@@ -47,7 +47,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from commands import make_parser
 from engine.rollout import generate
-from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, check_ranges, option
+from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, check_ranges, groups_of, option
 from runtime.models import load_model, pick_precision
 from runtime.problems import Problems
 from runtime.runfolder import UserError, environment
@@ -452,7 +452,7 @@ def longest_search(corpus: Corpus, tokenizer: Any, seed: int, count: int = 100_0
 def main(argv: list[str] | None = None) -> int:
     """Errors: UserError."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser("make-base", "--out FOLDER [--option value ...]", __doc__, (MakeOptions, Corpus))
+    parser = make_parser("make-base", "--out FOLDER [--option value ...]", __doc__, groups_of(Make))
     args = Make(**vars(parser.parse_args(argv)))
     args.check()
     corpus = Corpus(**{f.name: getattr(args, f.name) for f in fields(Corpus)})
