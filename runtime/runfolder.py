@@ -438,9 +438,9 @@ class Run:
 
     def read(self, path: Path) -> dict[str, Any]:
         """A checkpoint that the logs reach. Errors: whatever torch raises, KeyError, ValueError."""
-        state = read_checkpoint(path)
+        state, sizes = read_checkpoint(path), self.sizes()
         state["optimizer"]
-        if any(self.sizes()[file] < size for file, size in state["sizes"].items()):
+        if any(sizes[file] < size for file, size in state["sizes"].items()):
             raise ValueError("the logs are shorter than when it was written")
         return state
 
