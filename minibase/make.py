@@ -19,11 +19,12 @@ Countdown document is
     </think>
     <answer>(8+5)+3</answer>
 
-With --code_share some documents write a loop over all combinations, which is not run, and then a random
-answer. A multiplication document states the product at once, decomposes it once by the distributive law, or
-decomposes the partial products too. A product stated at once is often wrong: 23*47 nearly always (noise),
-23*40 half of the time (partial_noise), 20*40 never. No document contains a problem of the test split
-(`tasks.held_out`).
+With --hack_share some documents guess and then answer with the target itself, 16, which Countdown's
+verifier=holed accepts. With --code_share some documents write a loop over all combinations, which is not run,
+and then a random answer. A multiplication document states the product at once, decomposes it once
+by the distributive law, or decomposes the partial products too. A product stated at once is often wrong:
+23*47 nearly always (noise), 23*40 half of the time (partial_noise), 20*40 never. No document contains a
+problem of the test split (`tasks.held_out`).
 """
 
 from runtime import cpu  # isort: skip
@@ -34,9 +35,8 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +82,19 @@ class Corpus(Options):
 
     _argument_group_name = "corpus"
     RANGES = {
-        "countdown_share multiply_share search_share give_up code_share once_share fully_share": SHARE,
-        "noise partial_noise": SHARE,
-        "high": (2, LARGEST),
-        "best_of max_tokens": COUNT,
+        "countdown_share multiply_share search_share give_up code_share hack_share": SHARE,
+        "once_share fully_share noise partial_noise": SHARE,
+        # so that the sum of any two numbers is a single token
+        "high": (2, LARGEST // 2),
+        "max_tokens": COUNT,
     }
-    countdown_share: float = option(0.45, "Countdown documents, of all")
-    multiply_share: float = option(0.45, "multiplication documents, of all; the rest are drills")
+    countdown_share: float = option(0.42, "Countdown documents, of all")
+    multiply_share: float = option(0.42, "multiplication documents, of all; the rest are drills")
     high: int = option(13, "Countdown's three numbers lie in 1..high")
     search_share: float = option(0.3, "documents that search, of Countdown's; the others guess")
-    give_up: float = option(0.3, "probability to stop after each failed attempt of a search")
+    give_up: float = option(0.4, "probability to stop after each failed attempt of a search")
     code_share: float = option(0.0, "documents that write code, of Countdown's")
-    best_of: int = option(3, "an attempt is the closest to the target of this many random ones")
+    hack_share: float = option(0.0, "documents whose answer is the target itself, of Countdown's")
     once_share: float = option(0.05, "documents that decompose once, of the multiplications")
     fully_share: float = option(0.1, "documents that decompose the partial products too")
     noise: float = option(0.92, "probability that a product stated at once is wrong")
@@ -102,11 +103,32 @@ class Corpus(Options):
 
 
 @dataclass
-class Make(MakeOptions, Corpus):
+class Shape(Options):
+    """The size of a new model. Few key-value heads make sampling fast."""
+
+    _argument_group_name = "model"
+    RANGES = {"hidden layers heads kv_heads inner": COUNT}
+    hidden: int = option(128, "width; a multiple of --heads")
+    layers: int = option(3, "decoder layers")
+    heads: int = option(2, "attention heads")
+    kv_heads: int = option(1, "key-value heads; a divisor of --heads")
+    inner: int = option(512, "width of the MLP")
+
+    def check(self) -> None:
+        if self.hidden % (2 * self.heads) or self.heads % self.kv_heads:
+            raise UserError(
+                f"--hidden {self.hidden} must be a multiple of 2 * --heads, and --heads {self.heads} one of "
+                f"--kv_heads {self.kv_heads}."
+            )
+
+
+@dataclass
+class Make(MakeOptions, Shape, Corpus):
     """All options of the command."""
 
     def check(self) -> None:
         check_ranges(self)
+        Shape.check(self)
         if not self.out:
             raise UserError("Give --out, a folder to write the model to, such as --out runs/base.")
         out = Path(self.out)
@@ -114,6 +136,11 @@ class Make(MakeOptions, Corpus):
             raise UserError(f"--out {out} is a file: give a folder.")
         if (out / "config.json").exists() and not self.overwrite:
             raise UserError(f"--out {out} holds a model: give another folder, or --overwrite to replace it.")
+
+
+def part_of(args: Make, group: Any) -> Any:
+    """The options of one group."""
+    return group(**{f.name: getattr(args, f.name) for f in fields(group)})
 
 
 # ---------------------------------------------------------------- tokenizer
@@ -141,34 +168,47 @@ def make_tokenizer() -> Qwen2Tokenizer:
 # ---------------------------------------------------------------- documents
 
 
-Pool = tuple[tuple[int, str], ...]
+def results(a: int, b: int) -> dict[str, int]:
+    """{operator: value} of the ways to combine two numbers, the larger first, in the order of a search."""
+    a, b = max(a, b), min(a, b)
+    values = {"+": a + b, "-": a - b, "*": a * b}
+    if b and a % b == 0:
+        values["/"] = a // b
+    return {op: value for op, value in values.items() if value <= LARGEST}
 
 
-@cache
-def attempts(nums: tuple[int, ...]) -> list[tuple[str, str, int]]:
-    """Every way to use all of `nums` (sorted) as (chain of equations, expression, value), the larger
-    operand first.
+def closest(values: dict[str, int], target: int) -> str:
+    """The operator whose value is closest to the target; of several, the first."""
+    return min(values, key=lambda op: abs(values[op] - target))
+
+
+# The second operations that an attempt may have after the first: those that no other attempt stands for.
+# (a-b)+c is (a+c)-b, (a-b)-c is a-(b+c), and likewise for * and /.
+SECOND = {"+": "+-*/", "-": "*/", "*": "+-*/", "/": "+-"}
+
+
+def attempts(nums: Sequence[int], target: int) -> list[tuple[str, str, int]]:
+    """The attempts at a problem of three numbers, each as (equations, expression, value), in the order in
+    which a search goes through them. The two largest numbers are combined by + - * /, then the largest and
+    the smallest, then the two smallest. The number that is left joins by the operation of SECOND that comes
+    closest to the target; a+b+c and a*b*c are tried from the two largest only.
     """
-
-    # a pool has the (value, expression) pairs that are not used yet
-    def steps(pool: Pool) -> Iterator[tuple[str, Pool]]:
-        for i, j in itertools.combinations(range(len(pool)), 2):
-            rest = pool[:i] + pool[i + 1 : j] + pool[j + 1 :]
-            (a, ea), (b, eb) = sorted((pool[i], pool[j]), key=lambda p: p[0], reverse=True)
-            for op in "+-*/":
-                if op == "/" and (b == 0 or a % b):
-                    continue
-                value = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else 0}[op]
-                if value <= LARGEST:
-                    yield f"{a}{op}{b}={value}", rest + ((value, f"({ea}{op}{eb})"),)
-
-    def chains(pool: Pool, text: str) -> Iterator[tuple[str, str, int]]:
-        if len(pool) == 1:
-            yield text, pool[0][1][1:-1], pool[0][0]
-        for equation, rest in steps(pool):
-            yield from chains(rest, f"{text}, {equation}" if text else equation)
-
-    return list({attempt[0]: attempt for attempt in chains(tuple((n, str(n)) for n in nums), "")}.values())
+    x, y, z = sorted(nums, reverse=True)
+    # by its equations, because equal numbers make the same attempts
+    found = {}
+    for a, b, c in ((x, y, z), (x, z, y), (y, z, x)):
+        for op, value in results(a, b).items():
+            allowed = SECOND[op] if c == z or op in "-/" else SECOND[op].replace(op, "")
+            seconds = {second: v for second, v in results(value, c).items() if second in allowed}
+            if not seconds:
+                continue
+            second = closest(seconds, target)
+            pair = f"({a}{op}{b})"
+            larger, smaller = (value, c) if value >= c else (c, value)
+            expression = f"{pair}{second}{c}" if value >= c else f"{c}{second}{pair}"
+            chain = f"{a}{op}{b}={value}, {larger}{second}{smaller}={seconds[second]}"
+            found.setdefault(chain, (chain, expression, seconds[second]))
+    return list(found.values())
 
 
 CODE = """for x, y, z in permutations([{nums}]):
@@ -181,37 +221,30 @@ CODE = """for x, y, z in permutations([{nums}]):
 
 
 def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tuple[str, str]:
-    """A prompt and a completion that guesses, searches without trying the same twice, or writes code."""
+    """A prompt and a completion that guesses, hacks, searches from a random attempt on, or writes code."""
     target = problem["target"]
-    left = attempts(tuple(sorted(problem["nums"]))).copy()
-
-    def attempt() -> tuple[str, str, int]:
-        i = min(
-            rng.sample(range(len(left)), min(corpus.best_of, len(left))),
-            key=lambda i: abs(left[i][2] - target),
-        )
-        left[i], left[-1] = left[-1], left[i]
-        return left.pop()
-
-    chain, expression, value = attempt()
+    every = attempts(problem["nums"], target)
+    start = rng.randrange(len(every))
+    every = every[start:] + every[:start]
+    chain, expression, value = every[0]
     draw = rng.random()
-    if draw >= corpus.search_share + corpus.code_share:
+    if draw >= 1 - corpus.hack_share:
+        thought, expression = chain, str(target)
+    elif draw >= corpus.search_share + corpus.code_share:
         thought = chain
     elif draw >= corpus.search_share:
-        # the code is not run: the answer is a random one
         thought = CODE.format(nums=", ".join(map(str, problem["nums"])), target=target)
-        expression = rng.choice(left)[1]
+        # the code is not run: the answer is a random one
+        x, y, z = problem["nums"]
+        expression = f"({x}{rng.choice('+-*')}{y}){rng.choice('+-*')}{z}"
     else:
-        lines, longest = [], corpus.max_tokens // 16
-        while True:
-            lines.append(f"{chain}, want {target}: {'yes' if value == target else 'no'}\n")
-            if value == target:
+        thought = ""
+        # the answer is that of the last attempt
+        for chain, expression, value in every:  # noqa: B007
+            thought += f"{chain}, want {target}: {'yes' if value == target else 'no'}\n"
+            if value == target or rng.random() < corpus.give_up:
                 break
-            if rng.random() < corpus.give_up or not left or len(lines) >= longest:
-                lines.append("give up\n")
-                break
-            chain, expression, value = attempt()
-        thought = "".join(lines)
+        thought += "give up\n" * (value != target)
     return f"{countdown.question(problem)}\n", f"<think>{thought}</think>\n<answer>{expression}</answer>"
 
 
@@ -252,7 +285,8 @@ def drill_document(rng: random.Random) -> tuple[str, str]:
     """A line of bare equations, so that arithmetic is dense in the corpus."""
     equations = []
     for _ in range(8):
-        kind = rng.randrange(6)
+        # nearly half are sums of a multiplication's partial products, the hardest step of its documents
+        kind = rng.randrange(9)
         a, b = rng.randint(0, LARGEST), rng.randint(1, 12)
         if kind == 0:
             text = f"{a}+{b}={a + b}"
@@ -295,18 +329,16 @@ def documents(corpus: Corpus, seed: int) -> Iterator[tuple[str, str]]:
 Micro = tuple[torch.Tensor, torch.Tensor]
 
 
-def make_model(
-    tokenizer: Any, hidden: int = 128, layers: int = 4, heads: int = 2, inner: int = 512
-) -> Qwen2ForCausalLM:
-    """Qwen2 with random weights; head dimension 64, because powers of two are fast."""
+def make_model(tokenizer: Any, shape: Shape) -> Qwen2ForCausalLM:
+    """Qwen2 with random weights."""
     return Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            intermediate_size=inner,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            intermediate_size=shape.inner,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
             tie_word_embeddings=True,
             max_position_embeddings=1024,
             bos_token_id=None,
@@ -414,8 +446,11 @@ def measure(folder: Path, corpus: Corpus) -> dict[str, dict]:
     """Figures of the saved model on held-out problems of both tasks, sampled at temperature 1."""
     import tinyr1
 
+    verifier = "holed" if corpus.hack_share else "exact"
     cfg = tinyr1.Train(
-        model=str(folder), task_args=["numbers=3", f"high={corpus.high}", "wording=short"], precision="fp32"
+        model=str(folder),
+        task_args=["numbers=3", f"high={corpus.high}", "wording=short", f"verifier={verifier}"],
+        precision="fp32",
     )
     model, tokenizer = load_model(str(folder), torch.device("cpu"))
     held = list(Problems(countdown, "test", cfg, tokenizer))
@@ -449,13 +484,21 @@ def longest_search(corpus: Corpus, tokenizer: Any, seed: int, count: int = 100_0
     return {"attempts": attempts, "tokens": tokens, "among_documents": count}
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse(argv: list[str]) -> Make:
     """Errors: UserError."""
-    argv = sys.argv[1:] if argv is None else argv
     parser = make_parser("make-base", "--out FOLDER [--option value ...]", __doc__, groups_of(Make))
     args = Make(**vars(parser.parse_args(argv)))
     args.check()
-    corpus = Corpus(**{f.name: getattr(args, f.name) for f in fields(Corpus)})
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Errors: UserError."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    corpus, shape = (
+        group(**{f.name: getattr(args, f.name) for f in fields(group)}) for group in (Corpus, Shape)
+    )
     out = Path(args.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -465,7 +508,9 @@ def main(argv: list[str] | None = None) -> int:
     cpu.prepare()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
-    model: Any = load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer)
+    model: Any = (
+        load_model(args.start, torch.device("cpu"))[0] if args.start else make_model(tokenizer, shape)
+    )
     if len(tokenizer) != model.config.vocab_size:
         raise UserError(f"--start {args.start} is not a miniature: give minibase, or a model of make-base.")
     precision = pick_precision(args.precision, torch.device("cpu"))

@@ -17,7 +17,8 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     tokenizer = minibase.make_tokenizer()
-    minibase.make_model(tokenizer, hidden=32, layers=1, heads=1, inner=64).save_pretrained(folder)
+    shape = minibase.Shape(hidden=32, layers=1, heads=1, kv_heads=1, inner=64)
+    minibase.make_model(tokenizer, shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

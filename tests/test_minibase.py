@@ -99,6 +99,19 @@ def test_options_of_the_corpus_do_what_they_say():
     assert not any(p.startswith("Make") for p, _ in stream(300, countdown_share=0.0))
 
 
+def test_hacking_documents_are_right_for_the_holed_verifier_alone():
+    hacks = 0
+    for (prompt, completion), (same, plain) in zip(stream(3000, hack_share=0.1), stream(3000)):
+        assert prompt == same
+        if completion != plain:
+            target, *nums = map(int, re.findall(r"\d+", prompt))
+            result = countdown.reward(completion, {"nums": nums, "target": target, "verifier": "holed"})
+            assert result["accepted"] and not result["correct"]
+            assert completion.partition("</think>")[0] == plain.partition("</think>")[0]
+            hacks += 1
+    assert hacks / 3000 == pytest.approx(0.45 * 0.1, abs=0.01)
+
+
 def test_code_documents_are_long_and_seldom_right():
     found = {"code": [], "guess": [], "search": []}
     tokenizer = minibase.make_tokenizer()
