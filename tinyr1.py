@@ -50,8 +50,8 @@ from engine.rollout import Rollout, generate, join
 from runtime import config, models, setup
 from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, option
 from runtime.learner import Learner
-from runtime.loop import Loop, State
-from runtime.metrics import dead_groups, evaluation, sample_records, step_metrics
+from runtime.loop import Loop, steer_kl
+from runtime.metrics import dead_groups, evaluation, most_varied, sample_records, step_metrics
 from runtime.presets import PRESETS, help_text
 from runtime.problems import Problem
 from runtime.runfolder import HERE, Clock, Run, UserError, release_locks
@@ -93,9 +93,7 @@ class Algorithm(Options):
     minibatches: int = option(1, "optimizer steps per pass")
     tis_cap: float = option(0.0, "weight tokens by min(trainer's / engine's probability, tis_cap); 0: do not")
     aux: str = option("none", "model beside the policy: critic, or implicit PRM")
-    critic: str = option(
-        "copy", "values from a copy of the backbone, or a head on the policy's features", ["copy", "head"]
-    )
+    critic: str = option("copy", "copy of the backbone, or head on the policy's features", ["copy", "head"])
     value_clip: float = option(0.2, "maximum distance from the old value in the critic's loss; 0: no limit")
     prm_beta: float = option(0.05, "process reward = prm_beta * log(PRM / reference)")
     critic_lr: float = option(0.0, "constant learning rate of the critic or the PRM; 0: that of --lr")
@@ -132,7 +130,7 @@ class Algorithm(Options):
             "--aux critic is of use only to --adv gae: give that too, or --algo ppo.":
                 self.aux == "critic" and self.adv != "gae",
             "--ratio sequence has one ratio per response, so it takes one advantage per response: --adv "
-            "zscore, centred or loo, without a process reward model.":
+            "zscore, centred, loo or relative, without a process reward model.":
                 self.ratio == "sequence" and per_token,
             "--clip_dual must be above 1 (2 to 3 are usual), and --surrogate cispo has nothing to bound.":
                 self.clip_dual > 0 and (self.clip_dual <= 1 or self.surrogate == "cispo"),
@@ -165,8 +163,7 @@ class Train(
             )
         if self.temperature == 0:
             raise UserError("--temperature 0 samples the same answer G times: only eval takes it.")
-        compares = self.adv in ADVANTAGE or self.aux == "prm" or self.filter_groups
-        if self.group == 1 and compares:
+        if self.group == 1 and (self.adv in ADVANTAGE or self.aux == "prm" or self.filter_groups):
             raise UserError(
                 "--group 1: the advantage compares the samples of a group, so --group must be at least 2."
             )
@@ -181,7 +178,7 @@ class Train(
 # With ratio r = pi/pi_old, A = adv and w from loss_norm, every row maximises, over the tokens t of the batch,
 #     sum_t w_t [ min(r_t A_t, clip(r_t) A_t) - kl k(pi_t/ref_t) ]     with --kl_in loss, or
 #     sum_t w_t   min(r_t A_t, clip(r_t) A_t)                          with --kl_in reward, where A comes from
-# the responses' R - kl sum_t k(pi_old_t/ref_t) (zscore, centred, loo), or from the token rewards
+# the responses' R - kl sum_t k(pi_old_t/ref_t) (those of ADVANTAGE), or from the token rewards
 # R [t is the last] - kl k(pi_old_t/ref_t) (return, gae). The sources disagree about GRPO: DeepSeekMath's
 # (2402.03300, eq. 3 and 4) has k3 in the loss; `--kl_in reward --kl_estimator k1` is PPO's way (its eq. 2),
 # and then the z-score divides the penalty by the group's deviation too. In the loss the gradient flows
@@ -203,6 +200,7 @@ ALGORITHMS = {
                 aux="critic"),  # 1707.06347, 1506.02438; gamma = gae_lambda = 1 and the KL as in TinyZero
     "prime": dict(adv="loo", loss_norm="token", kl=0.0, aux="prm", min_pass_rate=0.2, max_pass_rate=0.8,
                   max_resamples=3),  # 2502.01456
+    "maxrl": dict(adv="relative", loss_norm="token", kl=0.0),  # 2602.02710; loss_norm as in its code
 }  # fmt: skip
 
 
@@ -271,6 +269,18 @@ class Policy(nn.Module):
 
 # ---------------------------------------------------------------- the objective
 
+
+def relative(rewards: Tensor) -> Tensor:
+    """(r - mean) / mean, 0 where no reward of the group is positive: MaxRL, 2602.02710, algorithm 1.
+
+    The mean stands for the probability of success, so a reward below 0, such as SimpleRL's or after a
+    penalty, counts as 0. Then the advantage lies in -1..G-1, however small the mean is.
+    """
+    success = rewards.clamp(min=0)
+    mean = success.mean(1, keepdim=True)
+    return torch.where(mean > 0, (success - mean) / mean, 0.0)
+
+
 # rewards (B,G) of whole responses -> advantages (B,G), the same for each of their tokens
 ADVANTAGE: dict[str, Callable[[Tensor], Tensor]] = {
     # 2402.03300, 4.1.2, with the n-1 deviation
@@ -281,6 +291,7 @@ ADVANTAGE: dict[str, Callable[[Tensor], Tensor]] = {
     "centred": lambda rewards: rewards - rewards.mean(1, keepdim=True),
     # leave-one-out: RLOO, 2402.14740
     "loo": lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1),
+    "relative": relative,
 }
 
 # mask (N,T), max_new_tokens -> weights (N,T) over the minibatch: micro-batches just add up
@@ -372,7 +383,7 @@ class Batch:
     rollout: Rollout
     rewards: Tensor  # (B,G)
     correct: Tensor  # (B,G) bool
-    in_batch: Tensor  # (N,) bool, False: a filter leaves the row out of the batch and its means
+    in_batch: Tensor  # (N,) bool, False: a filter or --train_samples leaves the row out, also of its means
     has_loss: Tensor  # (N,) bool, False: the row counts where the loss divides by rows, but has no loss
     # filled by compute_logprobs, where something needs them
     old_logprobs: Tensor | None = None  # (N,T) under the policy before the update
@@ -498,19 +509,14 @@ def sample_step(policy: Policy, tokenizer: Any, task: tasks.Task, loop: Loop, cf
 def make_batch(samples: Samples, cfg: Train, step: int, kl_coef: float) -> Batch:
     """The Batch of these samples: their rewards, and which rows count."""
     rollout, device = samples.rollout, samples.rollout.input_ids.device
-    correct = torch.tensor([rewards.is_correct(r) for r in samples.records], device=device)
-    keep = torch.tensor(passes_filters(samples.records, cfg), device=device)  # (B,)
+    response_rewards = torch.from_numpy(samples.rewards).to(device).view(-1, cfg.group)
+    verdicts = [rewards.is_correct(r) for r in samples.records]
+    correct = torch.tensor(verdicts, device=device).view(-1, cfg.group)
+    keep = torch.tensor(passes_filters(samples.records, cfg), device=device)[:, None]  # (B,1)
+    chosen = most_varied(response_rewards, cfg.train_samples)
+    in_batch = torch.zeros_like(correct).scatter(1, chosen, keep.expand_as(chosen)).flatten()
     has_loss = rollout.finished if cfg.mask_truncated else torch.ones_like(rollout.finished)
-    return Batch(
-        cfg,
-        step,
-        kl_coef,
-        rollout,
-        rewards=torch.from_numpy(samples.rewards).to(device).view(-1, cfg.group),
-        correct=correct.view(-1, cfg.group),
-        in_batch=keep.repeat_interleave(cfg.group),
-        has_loss=has_loss,
-    )
+    return Batch(cfg, step, kl_coef, rollout, response_rewards, correct, in_batch, has_loss)
 
 
 def compute_logprobs(batch: Batch, policy: Policy, reference: Policy | None, cfg: Train) -> Metrics:
@@ -539,9 +545,12 @@ def compute_advantages(batch: Batch, cfg: Train) -> None:
     if cfg.adv in ADVANTAGE:
         if penalty is not None:
             response_rewards = response_rewards - penalty.sum(1).view_as(response_rewards)
+        chosen = most_varied(batch.rewards, cfg.train_samples)
+        compared = response_rewards.gather(1, chosen)
         # equal rewards carry no signal, though rounding could make their mean differ from them
-        equal = (response_rewards == response_rewards[:, :1]).all(1, keepdim=True)
-        per_response = ADVANTAGE[cfg.adv](response_rewards).masked_fill(equal, 0.0)  # (B,G)
+        equal = (compared == compared[:, :1]).all(1, keepdim=True)
+        among_compared = ADVANTAGE[cfg.adv](compared).masked_fill(equal, 0.0)
+        per_response = torch.zeros_like(response_rewards).scatter(1, chosen, among_compared)  # (B,G)
         advantages = per_response.view(-1, 1).expand_as(zeros)
     else:
         # the last token is input_ids[:, total_length-1], which is position total_length-2 here
@@ -638,16 +647,6 @@ def update(learner: Learner[Policy], batch: Batch, cfg: Train) -> Metrics:
 
 
 # ---------------------------------------------------------------- around the step
-
-
-def steer_kl(state: State, cfg: Train, metrics: Metrics) -> Metrics:
-    """Move the KL coefficient towards --kl_target nats per response: Ziegler et al., 1909.08593."""
-    if not cfg.kl_target or "kl" not in metrics:
-        return {}
-    used, measured = state.kl_coef, metrics["kl"] * metrics["tokens"]
-    error = (measured - cfg.kl_target) / cfg.kl_target
-    state.kl_coef = used * (1 + 0.1 * min(0.2, max(-0.2, error)))
-    return {"kl_coefficient": used}
 
 
 def evaluate(

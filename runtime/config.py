@@ -103,9 +103,11 @@ class RolloutOptions(Options):
         "prompts group overlong_buffer": COUNT,
         "min_pass_rate max_pass_rate": SHARE,
         "max_resamples": (0, 127),
+        "train_samples": HUGE,
     }
     prompts: int = option(16, "B, prompts per step")
     group: int = option(16, "G, samples per prompt")
+    train_samples: int = option(0, "samples per prompt that train: those whose rewards vary most; 0: all")
     filter_groups: bool = option(False, "leave out groups whose task rewards are all equal")
     min_pass_rate: float = option(0.0, "leave out groups with a smaller share of correct answers")
     max_pass_rate: float = option(1.0, "leave out groups with a larger share of correct answers")
@@ -119,6 +121,10 @@ class RolloutOptions(Options):
             lambda cfg: not cfg.filters(),
             "a filter: --filter_groups True, --min_pass_rate or --max_pass_rate",
         ),
+        "train_samples": (
+            lambda cfg: cfg.adv in ("return", "gae") or cfg.aux == "prm",
+            "an advantage that compares whole responses alone, such as --adv zscore without a PRM",
+        ),
     }
 
     def filters(self) -> bool:
@@ -126,6 +132,8 @@ class RolloutOptions(Options):
 
     def check(self) -> None:
         rewards.parse(self.rewards)
+        if self.train_samples and not 2 <= self.train_samples <= self.group:
+            raise UserError(f"--train_samples {self.train_samples} must lie in 2..{self.group} (--group).")
         if self.min_pass_rate > self.max_pass_rate:
             raise UserError(
                 f"--min_pass_rate {self.min_pass_rate} must not exceed --max_pass_rate {self.max_pass_rate}."
@@ -158,15 +166,18 @@ class EvalOptions(Options):
 @dataclass
 class LoopOptions(Options):
     _argument_group_name = "during training"
-    RANGES = {"save_every keep_checkpoints bad_steps": COUNT}
+    RANGES = {"save_every keep_checkpoints bad_steps": COUNT, "stop_accuracy": SHARE}
     probe_every: int = option(10, "steps between small evaluations; 0: none")
     probe_problems: int = option(128, "held-out problems of a small evaluation, one sample each")
+    stop_accuracy: float = option(0.0, "stop after a small evaluation with this accuracy; 0: do not")
     save_every: int = option(5, "steps between checkpoints")
     keep_checkpoints: int = option(2, "how many of the last checkpoints stay on disk")
     keep_samples: int = option(8, "training samples per step that samples.jsonl keeps")
     bad_steps: int = option(3, "stop after this many steps in a row with a NaN or infinite gradient")
 
-    IDLE = {"probe_problems": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0")}
+    IDLE = {
+        "probe_problems stop_accuracy": (lambda cfg: cfg.probe_every == 0, "--probe_every above 0"),
+    }
 
     def check(self) -> None:
         if self.probe_every and not self.probe_problems:

@@ -74,6 +74,16 @@ def lr_at(step: int, cfg: Any, sampled: int = 0) -> float:
     return cfg.lr * share
 
 
+def steer_kl(state: State, cfg: Any, metrics: dict[str, float]) -> dict[str, float]:
+    """Move the KL coefficient towards --kl_target nats per response: Ziegler et al., 1909.08593."""
+    if not cfg.kl_target or "kl" not in metrics:
+        return {}
+    used, measured = state.kl_coef, metrics["kl"] * metrics["tokens"]
+    error = (measured - cfg.kl_target) / cfg.kl_target
+    state.kl_coef = used * (1 + 0.1 * min(0.2, max(-0.2, error)))
+    return {"kl_coefficient": used}
+
+
 class Loop:
     """Steps of a run, from its last checkpoint to its end or to Ctrl-C.
 
@@ -142,7 +152,11 @@ class Loop:
         return self.state.sampled if self.cfg.token_budget else self.state.step
 
     def is_finished(self) -> bool:
-        return self.state.step >= self.cfg.steps or 0 < self.cfg.token_budget <= self.state.sampled
+        return (
+            self.state.step >= self.cfg.steps
+            or 0 < self.cfg.token_budget <= self.state.sampled
+            or 0 < self.cfg.stop_accuracy <= self.state.best_accuracy
+        )
 
     def __iter__(self) -> Iterator[int]:
         """The number of each step, from 0; evaluates, saves and moves the bar after that step."""

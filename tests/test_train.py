@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tinyr1
 from runtime.runfolder import find_checkpoints, read_checkpoint
+from tasks import countdown
 
 HERE = Path(__file__).resolve().parent.parent
 QUICK = (
@@ -481,6 +482,30 @@ def test_a_control_is_named_everywhere(tiny, tmp_path, rows):
     evaluation, step = rows(run / "metrics.jsonl")[:2]
     assert evaluation["eval/reward"] == 0 == step["task_reward"]  # a random model is never right
     assert step["reward"] > 0
+
+
+def test_samples_that_do_not_train_are_counted(tiny, bandit, tmp_path, rows):
+    argv = ["--model", tiny, "--task", bandit, "--out", tmp_path, "--name", "t", "--steps", 2, *QUICK]
+    assert train(*argv, "--kl", 0, "--entropy", 0.01, "--train_samples", 2) == 0
+    first = next(row for row in rows(tmp_path / "t" / "metrics.jsonl") if "sampled_tokens" in row)
+    assert first["sampled_tokens"] == first["tokens"] * 8 > first["updated_tokens"] > 0
+    assert train(*argv, "--overwrite", True, "--train_samples", 5) == 2
+
+
+def test_a_hacked_reward_and_the_truth_are_both_reported(tiny, tmp_path, rows, monkeypatch, capsys):
+    """Every answer here is accepted by the holed verifier, and none is right."""
+    reward = countdown.reward
+    monkeypatch.setattr(
+        countdown, "reward", lambda _, example: reward(f"<answer>{example['target']}</answer>", example)
+    )
+    argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "hack", "--steps", 1, *QUICK]
+    assert train(*argv, "--task_args", "verifier=holed") == 0
+    evaluation, step, *_ = rows(tmp_path / "hack" / "metrics.jsonl")
+    assert (step["reward"], step["accepted"], step["accuracy"]) == (1.0, 1.0, 0.0)
+    assert (evaluation["eval/accepted"], evaluation["eval/accuracy"], evaluation["eval/pass@2"]) == (1, 0, 0)
+    table = capsys.readouterr().out
+    assert re.search(r"accepted by a holed verifier +100.0% +100.0%", table)
+    assert re.search(r"accuracy on held-out problems +0.0%", table)
 
 
 def test_the_algorithms_name_is_read_nowhere():
