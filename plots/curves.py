@@ -151,7 +151,8 @@ class Panel:
 PREFIXES = ("", "eval/", "probe/")
 CURVES = [
     Panel("Reward", "reward per response", {"reward": "reward"}),
-    Panel("Accuracy", "share of responses", {"accuracy": "accuracy"}, share=True, top=1),
+    Panel("Accuracy", "share of responses", {"accuracy": "accuracy", "accepted": "accepted by the verifier"},
+          share=True, top=1),
     Panel("Response length", "tokens", {"tokens": "mean length", "tokens_wrong": "wrong",
                                         "tokens_correct": "right", "tokens_cut": "cut off"}),
     Panel("Attempts and checks", "per response", {"attempts": "attempts", "checks": "checks"}, own=True),

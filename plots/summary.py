@@ -11,7 +11,8 @@ from pathlib import Path
 from tasks import read_jsonl
 
 ROWS = {  # summary key -> what the closing table calls it; other keys stay in summary.json
-    "accuracy": "accuracy on held-out problems", "greedy": "accuracy without chance",
+    "accuracy": "accuracy on held-out problems", "accepted": "accepted by a holed verifier",
+    "greedy": "accuracy without chance",
     "tokens": "tokens per response", "tokens_correct": "tokens of right responses",
     "tokens_wrong": "tokens of wrong responses", "attempts": "attempts per response",
     "search_share": "responses that search", "attempts_within_search": "attempts within those",

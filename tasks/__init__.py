@@ -59,8 +59,11 @@ class Task(Protocol):
 
         "answer" is the answer that the text states, None if it states none. An evaluation counts the
         responses without one; the others vote (cons@k). Where the key is missing, `find_answer` looks in the
-        text, and there is no vote if it finds no answer in a right response. Every other numeric key becomes
-        a curve: the mean over the responses that have the key, so leave it out where it does not apply.
+        text, and there is no vote if it finds no answer in a right response.
+
+        "accepted", 1 or 0, is for a task whose reward is wrong on purpose: what training is told instead of
+        "correct". It and every other numeric key becomes a curve: the mean over the responses that have the
+        key, so leave it out where it does not apply.
         """
 
 

@@ -57,7 +57,7 @@ COMPONENTS: dict[str, Callable[[Response], float]] = {
     "overlong": overlong,
     # Controls.
     "random": lambda response: float(response.chance < 0.5),
-    "inverted": lambda response: float(not response.verdict["correct"]),
+    "inverted": lambda response: float(not is_correct(response.verdict)),
 }
 
 
@@ -102,5 +102,9 @@ def total(records: list[dict], cfg: Any, seed: Any) -> tuple[np.ndarray, dict[st
 
 
 def is_correct(record: dict) -> bool:
-    """What training is told: the task's verdict, or for a control whether its reward is above a half."""
-    return record["reward"] > 0.5 if "task_reward" in record else record["correct"]
+    """What training is told: the task's verdict, or for a control whether its reward is above a half. A task
+    whose reward may be wrong says so in `accepted`; then training is not told the truth.
+    """
+    if "task_reward" in record:
+        return record["reward"] > 0.5
+    return bool(record.get("accepted", record["correct"]))
