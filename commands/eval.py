@@ -67,16 +67,9 @@ class SetOptions(TaskOptions):
         "NAME:option=value",
     )
     data: list[str] = option([], "SET=FILE: read the problems of a set from a file")
-    greedy: bool = option(False, "add one greedy answer per problem")
-    rescore: str = option("", "grade the samples of this eval_samples.jsonl again; needs no model")
     own: str = option("", "the task that --task_args belong to, if --task names several (a run sets it)")
     base: str = option("", "the model that the run started from (a run sets it)")
     checkpoint: str = option("", "a checkpoint of an unfinished run; its weights replace the model's")
-
-
-@dataclass
-class Eval(ModelOptions, SetOptions, SampleOptions, EvalOptions, RunOptions):
-    __doc__ = __doc__
 
     @classmethod
     def of_run(cls, folder: Path) -> dict[str, Any]:
@@ -98,14 +91,26 @@ class Eval(ModelOptions, SetOptions, SampleOptions, EvalOptions, RunOptions):
         )
 
 
+@dataclass
+class GradingOptions(SetOptions):
+    greedy: bool = option(False, "add one greedy answer per problem")
+    rescore: str = option("", "grade the samples of this eval_samples.jsonl again; needs no model")
+
+
+@dataclass
+class Eval(ModelOptions, GradingOptions, SampleOptions, EvalOptions, RunOptions):
+    __doc__ = __doc__
+
+
 class TaskSet(NamedTuple):
     """A set of problems: its task, and the configuration with the task's name and options."""
 
     task: tasks.Task
-    cfg: Eval
+    # Eval, or the configuration of another command that takes SetOptions
+    cfg: Any
 
 
-def usual_options(cfg: Eval, name: str, task: tasks.Task) -> dict[str, str]:
+def usual_options(cfg: Any, name: str, task: tasks.Task) -> dict[str, str]:
     """The options of the miniature's preset for this task, if the model or the one that its run started from
     was made by make-base; otherwise none. A run's own task keeps the options of the run.
     """
@@ -119,7 +124,7 @@ def usual_options(cfg: Eval, name: str, task: tasks.Task) -> dict[str, str]:
     return {}
 
 
-def sets(cfg: Eval) -> dict[str, TaskSet]:
+def sets(cfg: Any) -> dict[str, TaskSet]:
     """The sets that --task names. Errors: UserError, tasks.TaskError."""
     files, found, specs = {}, {}, cfg.task.split(",")
     names = [spec.split(":")[0] for spec in specs]
@@ -351,7 +356,7 @@ def rescore(cfg: Eval, task_is_typed: bool) -> None:
     print(f"written: {path.with_suffix('.rescored.jsonl')} and .json")
 
 
-def load(cfg: Eval) -> tuple[Any, Any]:
+def load(cfg: Any) -> tuple[Any, Any]:
     """The model, with the checkpoint's weights if there is one, and its tokenizer. Errors: UserError."""
     model, tokenizer = load_model(cfg.model, torch.device(cfg.device), 6)
     if cfg.checkpoint:

@@ -6,10 +6,16 @@
 The *aha step* is the first evaluation at which the held-out responses show more of a behaviour than the base
 model's, problem by problem, by a margin that chance does not explain over all that was looked at: aha_steps.
 
-pass@k for k up to 64, from as many samples of each model:
+Whether reflecting helps is measured within problems: hard ones may well invite more of it. A check that is
+forced on wrong guesses tells more; the same command then shows it:
 
-    python tinyr1.py eval runs/mini --eval_samples 64 --name trained
-    python tinyr1.py eval runs/mini --eval_samples 64 --name base --model minibase
+    python tinyr1.py reflect runs/mini
+
+pass@k for k up to 64, and how many problems the trained model solves that the base never does, from many
+samples of each model:
+
+    python tinyr1.py eval runs/mini --eval_samples 256 --name trained
+    python tinyr1.py eval runs/mini --eval_samples 256 --name base --model minibase
     python tinyr1.py plot aha runs/mini --base runs/eval-base --trained runs/eval-trained
 """
 
@@ -33,8 +39,18 @@ from plots.behaviours import (
     value_of,
 )
 from plots.charts import FACTS, GREY, Chart, Series, draw_chart, put_title, save, wrap
+from plots.reflection import BOUNDS, forced, forced_in_words, gain_within_problems, in_words, interval
 from plots.runs import History, NotARun, load_run, number
-from plots.statistics import NO_INTERVAL, bootstrap, bootstrap_ratio, clustered, paired, pass_at_k, student
+from plots.statistics import (
+    NO_INTERVAL,
+    bootstrap,
+    bootstrap_ratio,
+    clustered,
+    paired,
+    pass_at_k,
+    student,
+    wilson,
+)
 from plots.summary import options
 
 # ---------------------------------------------------------------- the aha step
@@ -118,7 +134,23 @@ def flaws(sample: dict) -> tuple:
 
 
 def sentence(evals: dict) -> str:
-    """The aha step in words, or that there was none."""
+    """The aha step in words, or that there was none; and whether responses that reflect are right."""
+    return " ".join(filter(None, [aha_in_words(evals), gain_in_words(evals)]))
+
+
+def gain_in_words(evals: dict) -> str:
+    told = []
+    for name, step in first_and_last(evals).items():
+        if len(gain := gain_within_problems(evals[step])):
+            told.append(f"{in_words(interval(gain), signed=True)} problems ({name})")
+    if not told:
+        return ""
+    return (
+        f"Within a problem, P(right | reflects) − P(right | does not), in points [95 %]: {', '.join(told)}."
+    )
+
+
+def aha_in_words(evals: dict) -> str:
     steps = list(evals)
     if len(steps) < 2:
         return "No aha step yet: it takes a held-out evaluation of the base model and one after it."
@@ -174,19 +206,24 @@ def gains(evals: dict) -> Chart:
 WILSON = "95 % Wilson intervals, wider for samples of one problem."
 
 
-def usefulness(evals: dict) -> Chart:
-    chart = Chart("Does reflecting help?", "share that is right", share=True)
-    for color, (wanted, label) in enumerate([(1.0, "reflects"), (0.0, "does not")]):
-        points = []
-        for step, problems in evals.items():
-            right = [
-                [bool(sample.get("correct")) for sample in samples if sample["does"]["reflects"] == wanted]
-                for samples in problems.values()
-            ]
-            if any(right):
-                points.append([step, *clustered(right)])
+def usefulness(evals: dict, folder: Path) -> Chart:
+    chart = Chart("Does reflecting help?", "gain in right responses", share=True)
+    points = []
+    for step, problems in evals.items():
+        if len(gain := gain_within_problems(problems)):
+            points.append([step, *bootstrap(gain)])
+    chart.series.append(Series("reflects − not", 0, points))
+    steps = first_and_last(evals)
+    rows = {"forced_minus_unforced": "forced − not", "forced_minus_new": "forced − new"}
+    for color, (row, label) in enumerate(rows.items(), 1):
+        found = forced(folder, row).items()
+        points = [[steps[name], *map(bounds.get, BOUNDS)] for name, bounds in found if name in steps]
         chart.series.append(Series(label, color, points))
-    chart.note = f"Reflects: checks, backtracks or decomposes. No gap: reflection is superficial. {WILSON}"
+    chart.note = "Within a problem that has both; 95 % bootstrap intervals over problems."
+    if not any(series.points for series in chart.series):
+        chart.note = "Known when a problem has both a response that reflects and one that does not."
+    elif chart.series[1].points:
+        chart.note += " Forced: a failed check on a wrong guess of the base."
     return chart
 
 
@@ -325,8 +362,8 @@ def coverage_of_summary(run: History) -> list[Series]:
 def charts(run: History, samples: list[dict], sides: list | None = None) -> list[Chart]:
     """The six panels; points that are not finite are left out."""
     evals = evaluations(samples)
-    found = [gains(evals), usefulness(evals), soundness(evals), by_length(evals), lengths(evals, run)]
-    found.append(coverage(evals, run, sides))
+    found = [gains(evals), usefulness(evals, run.path), soundness(evals), by_length(evals)]
+    found += [lengths(evals, run), coverage(evals, run, sides)]
     for chart in found:
         for series in chart.series:
             points = [[finite_or_none(value) for value in point] for point in series.points]
@@ -364,7 +401,7 @@ def figure(run: History, samples: list[dict], sides: list | None = None) -> Figu
 
 def sides_of(paths: dict[str, Path | None], task: str) -> list | None:
     """[(name, {problem: samples})] of the eval_samples.jsonl files or their folders that are given, of this
-    task alone. Errors: NotARun.
+    task alone; of a sample, only whether it is `correct`. Errors: NotARun.
     """
     sides = []
     for name, path in paths.items():
@@ -373,7 +410,8 @@ def sides_of(paths: dict[str, Path | None], task: str) -> list | None:
             for row in read_rows(path / "eval_samples.jsonl" if path.is_dir() else path, "completion"):
                 kind = str(row.get("task", task))
                 if kind.split(":")[0] == task and not kind.endswith("(greedy)"):
-                    sets[kind][problem_key(row)].append(row)
+                    # whole rows of 256 samples per problem would take a gigabyte
+                    sets[kind][problem_key(row)].append({"correct": bool(row.get("correct"))})
             if len(sets) != 1:
                 raise NotARun(
                     f"{path} holds {len(sets)} sets of {task} problems, and one is needed: give what "
@@ -381,6 +419,48 @@ def sides_of(paths: dict[str, Path | None], task: str) -> list | None:
                 )
             sides.append((name, *sets.values()))
     return sides or None
+
+
+# ---------------------------------------------------------------- what it says
+
+
+# whether a problem is ever solved (by the base, by the trained model)
+EVER_SOLVED = {
+    "trained only": (False, True), "base only": (True, False),
+    "both": (True, True), "neither": (False, False),
+}  # fmt: skip
+
+
+def solved(sides: list) -> str:
+    """Of the problems that the evaluations of both models have: how many each of them ever solves, in words
+    and as a table; "" without both.
+    """
+    found = dict(sides)
+    if set(found) != {"base", "trained"}:
+        return ""
+    base, trained = found["base"], found["trained"]
+    common = [name for name in trained if name in base]
+    if not common:
+        return "The evaluations of the base and of the trained model have no problem in common."
+    ever = [tuple(any(row["correct"] for row in side[name]) for side in (base, trained)) for name in common]
+    counts = {kind: ever.count(pair) for kind, pair in EVER_SOLVED.items()}
+    samples = " and ".join(f"{samples_per_problem(side)} of the {name} model" for name, side in sides)
+    lines = [
+        f"Of {len(common)} problems, the trained model solves {counts['trained only']} at least once that "
+        f"the base never solves, and the base {counts['base only']} that the trained model never solves "
+        f"(samples per problem: {samples}).\n",
+        "| solved at least once by | problems | share | 95 % Wilson interval |",
+        "|---|---|---|---|",
+    ]
+    for kind, count in counts.items():
+        share, low, high = wilson(count, len(common))
+        lines.append(f"| {kind} | {count} | {share:.1%} | {low:.1%} … {high:.1%} |")
+    return "\n".join(lines)
+
+
+def samples_per_problem(problems: dict[str, list]) -> str:
+    counts = sorted({len(samples) for samples in problems.values()})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def write(
@@ -395,7 +475,8 @@ def write(
     told = [sentence(evals)]
     if (aha := first_aha(aha_steps(evals))) and (sample := best_sample(evals, aha.step)):
         told.append(f"\n{str(sample.get('prompt', '')).strip()}\n{sample['completion'].strip()}\n")
-    return "\n".join([*told, f"{out}/aha.png and .pdf"])
+    told += [forced_in_words(run.path), solved(sides) if sides else ""]
+    return "\n".join([*filter(None, told), f"{out}/aha.png and .pdf"])
 
 
 # ---------------------------------------------------------------- samples from elsewhere

@@ -5,6 +5,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from plots.runs import number
@@ -103,19 +104,19 @@ def at_once(equation, example: dict) -> bool:
 
 
 def measure_samples(path: Path, field: str = "completion") -> list[dict]:
-    """Rows of a JSONL file whose `field` is a text; [] without a file. Added: `key` of the problem, `reading`
-    (None if it is not Countdown), `words`, and what the response `does`.
+    """Rows of a JSONL file whose `field` is a text, as `measured`; [] without a file."""
+    return [measured(row, row[field]) for row in read_rows(path, field)]
+
+
+def measured(row: dict, text: str) -> dict:
+    """A sample and its text, with the `key` of its problem, the `reading` (None if it is not Countdown), the
+    `words`, and what the response `does`.
     """
-    rows = []
-    for row in read_rows(path, field):
-        text = row[field]
-        example = row["example"] if isinstance(row.get("example"), dict) else row
-        reading = attempts.read(text, example) if countdown_like(example) else None
-        words = find_words(text)
-        added = {"completion": text, "example": example, "key": problem_key(row), "reading": reading}
-        added |= {"words": words, "does": measure(text, example, reading, words)}
-        rows.append(row | added)
-    return rows
+    example = row["example"] if isinstance(row.get("example"), dict) else row
+    reading = attempts.read(text, example) if countdown_like(example) else None
+    words = find_words(text)
+    added = {"completion": text, "example": example, "key": problem_key(row), "reading": reading}
+    return row | added | {"words": words, "does": measure(text, example, reading, words)}
 
 
 def read_rows(path: Path, field: str) -> Iterator[dict]:
@@ -138,8 +139,16 @@ def problem_key(row: dict) -> str:
 
 def run_samples(folder: Path) -> list[dict]:
     """A run's samples. Where eval_samples.jsonl has rows of a step, they replace the few held-out ones that
-    samples.jsonl has of it.
+    samples.jsonl has of it. Those of the last folder are kept while its files stay as they are.
     """
+    files = [folder / "eval_samples.jsonl", folder / "samples.jsonl"]
+    stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists())
+    return samples_as_of(folder.resolve(), stamps)
+
+
+@lru_cache(maxsize=1)
+def samples_as_of(folder: Path, stamps: tuple) -> list[dict]:
+    """The samples of run_samples, as of these sizes and times of its files."""
     full = measure_samples(folder / "eval_samples.jsonl")
     steps = {row.get("step") for row in full}
     few = [

@@ -206,8 +206,9 @@ def test_panels_hold_the_right_numbers(tmp_path):
     panels = by_title(aha.charts(run, samples))
     gains = {series.label: series.points for series in panels["What responses do more of"].series}
     assert gains["attempts"][0][:2] == [0, 0] and gains["attempts"][1][:2] == [5, pytest.approx(2 / 3)]
-    reflects, does_not = panels["Does reflecting help?"].series
-    assert [p[:2] for p in reflects.points] == [[5, 1], [12, 1]] and does_not.points[0][1] == 0
+    help_ = panels["Does reflecting help?"]
+    # one response per problem
+    assert not help_.series and help_.note.startswith("Known when")
     low, high = gains["checks"][1][2:]
     assert low < 4 / 3 < high  # 20 of 30 problems gained two checks
 
@@ -222,6 +223,28 @@ def test_pass_at_k_from_evaluations_with_many_samples(tmp_path):
     base, trained = aha.coverage(behaviours.evaluations(samples), run, sides).series
     assert [p[0] for p in base.points] == [1, 2, 4, 8, 16, 32, 64]
     assert base.points[0][1] == pytest.approx(0.25) and trained.points[-1][1] == 1
+
+
+def test_problems_that_one_model_alone_ever_solves(tmp_path, capsys):
+    """Of 10 common problems: 0-3 both, 4-6 the trained model alone, 7 the base alone, 8 and 9 neither."""
+    solves = {"base": {0, 1, 2, 3, 7, 10}, "trained": {0, 1, 2, 3, 4, 5, 6}}
+    for name, samples in (("base", 3), ("trained", 2)):
+        problems = range(11) if name == "base" else range(10)
+        rows = [sample(0, p, correct=p in solves[name] and not i) for p in problems for i in range(samples)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder(tmp_path / "run", samples=some_samples())
+    argv = ["aha", str(path), "--trained", str(tmp_path / "trained")]
+    assert plot.main(argv) == 0 and "never solves" not in capsys.readouterr().out
+    assert plot.main([*argv, "--base", str(tmp_path / "base")]) == 0
+    told = capsys.readouterr().out
+    assert "Of 10 problems, the trained model solves 3 at least once that the base never solves, and" in told
+    assert "the base 1 that the trained model never solves" in told
+    assert "3 of the base model and 2 of the trained model" in told
+    assert "| trained only | 3 | 30.0% | 10.8% … 60.3% |\n| base only | 1 | 10.0% | 1.8% … 40.4% |" in told
+    assert "| both | 4 | 40.0% | 16.8% … 68.7% |\n| neither | 2 | 20.0% | 5.7% … 51.0% |" in told
+    sides = [("base", {"a": [{"correct": True}]}), ("trained", {"b": [{"correct": True}]})]
+    assert "no problem in common" in aha.solved(sides)
 
 
 def test_pass_at_k_takes_one_set_of_the_runs_own_task(tmp_path):
