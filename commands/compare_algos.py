@@ -1,6 +1,6 @@
 """Compare algorithms on the same task with equal sampled tokens and several seeds: one figure and one table.
 
-    python tinyr1.py compare_algos                         nine algorithms, three seeds, the miniature
+    python tinyr1.py compare_algos                         every algorithm, three seeds, the miniature
     python tinyr1.py compare_algos --algos grpo,ppo --seeds 0,1 --token_budget 100000
     python tinyr1.py compare_algos 1.5b --token_budget 50000000 --out runs/algos-1.5b --report algos-1.5b
     python tinyr1.py compare_algos --algos grpo,grpo:random,grpo:format,grpo:inverted --report controls
@@ -11,29 +11,23 @@ The same command resumes: finished cells are not run again. A cell that was run 
 base model, task or trainer is refused.
 """
 
-import json
 import shlex
-import signal
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import tinyr1
 from commands import make_parser
+from commands._cells import finished, run_cell
 from plots import algorithms
 from plots.runs import NotARun
 from runtime.config import check_gpu
 from runtime.presets import PRESETS
-from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
+from runtime.runfolder import UserError
 
 # The token budget ends a cell.
 ALL = "--steps 100000".split()
 # One to two minutes per cell on two cores; two optimizer steps per rollout, or the ratio would always be 1.
 MINI = "--token_budget 200000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
 CONTROLS = ("random", "format", "inverted")
-# Options in which a finished cell may differ.
-FREE = {"out", "overwrite", "name", "device", "precision"}
 
 
 def cell_command(out: str, options: list[str], algo: str, seed: str) -> list[str]:
@@ -58,33 +52,6 @@ def cell_command(out: str, options: list[str], algo: str, seed: str) -> list[str
     return [preset, *ALL, *(MINI if preset == "mini" else []), *row, *given, *own]
 
 
-def finished(argv: list[str]) -> bool:
-    """Whether the cell has been run. Errors: UserError if its folder has a run with other settings."""
-    cfg = tinyr1.parse(argv)[0]
-    folder = Path(cfg.out) / cfg.name
-    if not (folder / "config.json").exists():
-        return False
-    saved = json.loads((folder / "config.json").read_text())
-    changed = differing(saved["config"], asdict(cfg), FREE)
-    changed += [DIGESTS[name] for name in changed_digests(saved.get("environment", {}), provenance(cfg))]
-    if changed:
-        raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}): give another --out, or delete "
-            "that folder."
-        )
-    return (folder / "summary.json").exists()
-
-
-def run_cell(command: list) -> int:
-    """The exit code of a cell. Ctrl-C is passed on to it once, so that it saves before it stops."""
-    process = subprocess.Popen(command, start_new_session=True)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-
-
 def main(argv: list[str]) -> int:
     parser = make_parser("compare_algos", "[preset] [--option value ...]", __doc__)
     parser.add_argument(
@@ -105,7 +72,7 @@ def main(argv: list[str]) -> int:
         print(f"[{i + 1}/{len(cells)}] {cell[0]}, seed {cell[1]}{': finished' * (cell in done)}", flush=True)
         if cell in done:
             continue
-        code = run_cell([sys.executable, HERE / "tinyr1.py", "train", *command])
+        code = run_cell(["train", *command])
         if code == 130:
             print("stopped; the same command resumes")
             return 130

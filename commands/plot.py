@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from plots import aha, algorithms, compare, crossed, curves, dip, report, summary
-from plots.__main__ import draw_all
+from plots.__main__ import FIGURES, REPORT, draw_all
 from plots.runs import NotARun, load_run
 from runtime.config import suggest
 from runtime.runfolder import UserError
@@ -40,7 +40,7 @@ def everything(args: argparse.Namespace) -> int:
     What fails is named; the others are drawn.
     """
     load_run(args.run)
-    return draw_all(args.run)
+    return draw_all(args.run, FIGURES | REPORT)
 
 
 def draw_curves(args: argparse.Namespace) -> None:

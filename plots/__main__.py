@@ -1,7 +1,7 @@
 """What training starts to draw its run, in a process of its own that does without torch.
 
     python -m plots report RUN START      # RUN/report.html
-    python -m plots all RUN START         # the figures, too
+    python -m plots figures RUN START     # RUN/plots/
 
 Both run in the repository's folder, which Python then imports from, and go back to START, where training was
 started: relative paths in a run's settings, such as its model's, are meant from there. People take
@@ -13,20 +13,19 @@ import sys
 from pathlib import Path
 
 from plots import aha, curves, dip, report
-from plots.runs import NotARun
 
-WRITERS = {
+FIGURES = {
     "the curves": lambda folder: curves.draw([folder]),
     "the aha panels": aha.write,
     "the dip": lambda folder: dip.write(folder) if dip.concerns(folder) else "",
-    "the report": lambda folder: f"Report: {report.write(folder)}",
 }
+REPORT = {"the report": lambda folder: f"Report: {report.write(folder)}"}
 
 
-def draw_all(folder: Path) -> int:
+def draw_all(folder: Path, writers: dict) -> int:
     """Draw each, whatever becomes of the others; 1 if one failed."""
     failed = 0
-    for name, write in WRITERS.items():
+    for name, write in writers.items():
         try:
             if said := write(folder):
                 print(said)
@@ -38,14 +37,7 @@ def draw_all(folder: Path) -> int:
 
 def main(what: str, run: str, start: str) -> int:
     os.chdir(start)
-    if what == "all":
-        return draw_all(Path(run))
-    try:
-        report.write(Path(run))
-    except (NotARun, OSError) as error:
-        print(f"Nothing drawn: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return draw_all(Path(run), REPORT if what == "report" else FIGURES)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ USAGE = """\
 bash run.sh [preset] [--option value ...]   train; default: mini; the same command resumes a stopped run
 bash run.sh eval RUN [--option value ...]   evaluate a run (or --model FOLDER): pass@1, pass@k, cons@k
 bash run.sh play RUN                        type a problem; the base and the trained model answer it
+bash run.sh reflect RUN                     does it help to force a check on wrong guesses? RUN/reflect.json
 bash run.sh plot RUN                        draw a run; `plot --help`: several runs, comparisons, the report
 bash run.sh bench                           time sampling and a training step
 bash run.sh NAME --help                     help of any command: compare_algos, tasks, make-base, make_smollm2

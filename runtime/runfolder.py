@@ -45,6 +45,16 @@ def one_line(error: Exception) -> str:
 TRAINER = ("*.py", ":!tests", ":!plots", ":!commands", ":!tasks")
 
 
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def environment() -> dict[str, Any]:
     """Versions, processor and commit that a result depends on; a digest of what the trainer has that was not
     committed ("": nothing; None: not known).
@@ -70,6 +80,7 @@ def environment() -> dict[str, Any]:
         "changed": git("status", "--porcelain", "--untracked-files=no", "--", "*.py"),
         "changes_digest": changes,
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+        "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
     }  # fmt: skip
 
 
@@ -497,16 +508,25 @@ class Pictures:
         self.mentioned = True
 
     def finish(self) -> str:
-        """Draw all figures, write the report, and wait for them; what they have to say for the terminal."""
+        """Draw all figures and write the report, at once, and wait for both; what they have to say for the
+        terminal.
+        """
         if self.process and self.process.poll() is None:
             # it takes its half-written file away
             self.process.send_signal(signal.SIGINT)
             self.process.wait()
+        told = []
         try:
-            done = subprocess.run(self.command("all"), cwd=HERE, capture_output=True, text=True)
+            both = [
+                subprocess.Popen(
+                    self.command(what), cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                )
+                for what in ("figures", "report")
+            ]
+            told = [process.communicate()[0].decode(errors="replace").strip() for process in both]
         except OSError as error:
-            return f"Nothing drawn: {error}"
-        return (done.stdout + done.stderr).strip()
+            told.append(f"Nothing drawn: {error}")
+        return "\n".join(filter(None, told))
 
 
 # ---------------------------------------------------------------- a run's time and its end

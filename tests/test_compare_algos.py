@@ -19,7 +19,7 @@ def in_process(monkeypatch):
 
     def run(command):
         ran.append(command[-1])
-        return tinyr1.main(list(map(str, command[2:])))
+        return tinyr1.main(command)
 
     monkeypatch.setattr(compare_algos, "run_cell", run)
     return ran

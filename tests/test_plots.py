@@ -170,6 +170,15 @@ def test_curves_draws_the_right_numbers(make):
     assert labels == ["mean length", "wrong", "right"]  # nothing was cut off
 
 
+def test_the_verdict_that_was_hacked_is_drawn_beside_the_accuracy(make):
+    rows = [
+        row | {"accepted": 1.0} if "reward" in row else row | {"eval/accepted": 1.0} for row in run_rows()
+    ]
+    panels = titles(curves.curves([load_run(make(rows))]))
+    labels = [text.get_text() for text in panels["Accuracy"].get_legend().get_texts()]
+    assert labels == ["accuracy", "accepted by the verifier"] and len(panels) == 8
+
+
 def test_panels_without_data_say_so_and_those_of_another_task_are_left_out(make):
     before = titles(curves.curves([load_run(make(run_rows()[:1], "before"))]))
     assert len(before) == 8 and texts(before["Entropy"]) == ["no data yet"] and not texts(before["Accuracy"])

@@ -1,0 +1,338 @@
+"""Make the published results, every figure and table of plots/reference/, from the code as it stands.
+
+    python tinyr1.py reference --list                 the parts, and what is finished
+    python tinyr1.py reference                        all parts, the longest first
+    python tinyr1.py reference mini dose --jobs 2     these parts, two runs at a time on half of the cores
+    python tinyr1.py reference dose --seeds 0 --pages /tmp/pages      a first look with one seed
+
+A part is a set of training runs with several seeds, and a page. Bases and runs lie under --out; what is
+finished is not made again, so the same command resumes. A base or run that was made with other settings,
+another base, task or uncommitted trainer is refused: delete it to make it anew.
+"""
+
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from commands import make_parser
+from commands._cells import finished, folder_of, run_cell
+from plots import pages
+from plots.runs import NotARun, load_run
+from runtime.config import suggest
+from runtime.runfolder import HERE, UserError
+
+# ---------------------------------------------------------------- the bases and the runs
+
+SHARES = {"0": 0.0, "0.1": 0.001, "1": 0.01, "3": 0.03, "10": 0.1, "30": 0.3, "60": 0.6}
+# parameters -> the shape of a base
+SIZES = {
+    "0.1 M": "--hidden 64 --layers 2 --heads 1 --inner 128",
+    "0.3 M": "--hidden 96 --layers 3 --heads 3 --inner 256",
+    "0.8 M": "",
+    "3.9 M": "--hidden 256 --layers 4 --heads 4 --inner 1024",
+}
+MILLIONS = {name: float(name.split()[0]) for name in SIZES}
+
+# name -> options of make-base; {name} is the folder of another base
+BASES = {
+    "trunk": "--search_share 0 --tokens 10e6",
+    **{
+        f"share-{name}": f"--start {{trunk}} --search_share {share} --tokens 3e6 --lr 2e-3"
+        for name, share in SHARES.items()
+    },
+    "persists": "--start {trunk} --give_up 0 --tokens 3e6 --lr 2e-3",
+    "dip": "--start minibase --code_share 0.25 --tokens 3e6 --lr 2e-3",
+    "instruct": "--start minibase --search_share 0 --tokens 3e5 --lr 1e-3",
+    "hacks": "--start minibase --hack_share 0.01 --tokens 1e6 --lr 1e-3",
+    **{f"size-{name.split()[0]}": f"{shape} --tokens 6e6".strip() for name, shape in SIZES.items()},
+}
+
+# equal sampled tokens, and evaluations close enough to see when searching appears
+EQUAL = "--token_budget 600000 --steps 100000 --probe_every 4"
+HOLED = "mini --task_args numbers=3 high=13 wording=short reward=binary verifier=holed"
+# name -> arguments of train; {name} is the folder of a base
+RUNS = {
+    "mini": "mini",
+    "multiply": "mini-multiply",
+    "dip": "mini-dip --model {dip}",
+    "drgrpo": "mini --algo drgrpo",
+    "persists": "mini --model {persists}",
+    "random": "mini --rewards random",
+    "format": "mini --rewards format",
+    "inverted": "mini --rewards inverted",
+    **{f"share-{name}": f"mini {EQUAL} --model {{share-{name}}}" for name in SHARES},
+    **{f"size-{name.split()[0]}": f"mini {EQUAL} --model {{size-{name.split()[0]}}}" for name in SIZES},
+    **{
+        f"batch-{16 * p}": f"mini {EQUAL} --prompts {p} --probe_every {max(1, 64 // p)}"
+        for p in (2, 4, 16, 64)
+    },
+    "instruct": "mini --model {instruct}",
+    "holed": HOLED,
+    "holed-hacks": f"{HOLED} --model {{hacks}}",
+}
+
+# ---------------------------------------------------------------- the parts
+
+
+class Part(NamedTuple):
+    """A page: its title, {name in the table: run}, {suffix of a picture: function of the groups}. Before it
+    come the commands of tinyr1.py, with {out} and {pages} for the two folders; more(out) is added to it.
+    """
+
+    title: str
+    runs: dict[str, str] = {}
+    figures: dict[str, Callable] = {}
+    commands: Sequence[str] = ()
+    more: Callable[[Path], str] = lambda out: ""
+
+
+def odds(share: float) -> float:
+    """log((1-p)/p): about that many rounds of RL repair a base that does the long way with share p."""
+    return math.log((1 - share) / share)
+
+
+# where log((1-p)/p) has no value
+NEVER = odds(SHARES["0.1"]) + 1.5
+DOSE = {f"{name} %": odds(share) if share else NEVER for name, share in SHARES.items()}
+
+
+GREEDY = "eval --temperature 0 --eval_samples 1 --out {out}"
+
+
+def greedy_table(out: Path) -> str:
+    """How often the bases search: sampled at temperature 1, and greedily."""
+    lines = [
+        "| documents that search | sampled responses that search | greedy ones | greedy accuracy |",
+        "|---" * 4 + "|",
+    ]
+    for name in SHARES:
+        sampled = json.loads((out / "bases" / f"share-{name}" / "record.json").read_text())["held_out"][
+            "countdown"
+        ]
+        (greedy,) = json.loads((out / f"eval-greedy-{name}" / "eval.json").read_text())["sets"].values()
+        shares = (sampled["search_share"], greedy["search_share"], greedy["accuracy"])
+        lines.append(f"| {name} % | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
+    return "\n".join(lines)
+
+
+PARTS = {
+    "dose": Part(
+        "Dose and response: how many documents must search?",
+        {f"{name} %": f"share-{name}" for name in SHARES},
+        {
+            "": pages.against(
+                "How many of the base's documents must search?",
+                DOSE,
+                "share p of searching documents, at log((1-p)/p)",
+                {x: name for name, x in DOSE.items()},
+            ),
+            "_tokens": pages.over_tokens("RL on bases whose documents search seldom or often"),
+        },
+        [f"{GREEDY} --model {{out}}/bases/share-{name} --name greedy-{name}" for name in SHARES],
+        greedy_table,
+    ),
+    "algorithms": Part(
+        "Algorithms",
+        commands=["compare_algos --out {out}/algorithms --report {pages}/algorithms"],
+    ),
+    "rewards": Part(
+        "Is it the reward?",
+        {"the task's reward": "mini", "random": "random", "format": "format", "inverted": "inverted"},
+        {"": pages.over_tokens("GRPO with the rewards of controls")},
+    ),
+    "controls": Part(
+        "What RL builds on: three bases",
+        {"30 % search, some give up": "mini", "no document searches": "share-0", "none gives up": "persists"},
+        {"": pages.seed_curves, "_growth": pages.seed_growth},
+    ),
+    "size": Part(
+        "Size: from how many parameters does RL find searching?",
+        {name: f"size-{name.split()[0]}" for name in SIZES},
+        {
+            "": pages.against(
+                "Bases of four sizes, the same corpus and tokens",
+                {name: math.log10(n) for name, n in MILLIONS.items()},
+                "parameters",
+                {math.log10(n): name for name, n in MILLIONS.items()},
+            )
+        },
+    ),
+    "batch": Part(
+        "Batch: samples per step at equal tokens",
+        {f"{n} samples per step": f"batch-{n}" for n in (32, 64, 256, 1024)},
+        {"": pages.over_tokens("Samples per step, at equal sampled tokens")},
+    ),
+    "instruct": Part(
+        "Base or instruct?",
+        {"base": "mini", "after SFT on short answers": "instruct"},
+        {"": pages.over_tokens("The base, and the base after a little SFT on short answers")},
+    ),
+    "length": Part(
+        "Length bias: GRPO and Dr. GRPO",
+        {"grpo": "mini", "drgrpo": "drgrpo"},
+        {"": pages.over_tokens("A mean per response against a constant")},
+    ),
+    "hack": Part(
+        "A reward to hack",
+        {"exact verifier": "mini", "holed": "holed", "holed, 1 % of the documents hack": "holed-hacks"},
+        {"": pages.seed_curves},
+    ),
+    "dip": Part("The dip", {"mini-dip": "dip"}, {"": pages.seed_curves}),
+    "multiply": Part("Multiplication", {"mini-multiply": "multiply"}, {"": pages.seed_curves}),
+    "mini": Part(
+        "The miniature on Countdown: `bash run.sh`",
+        {"mini": "mini"},
+        {"": pages.seed_curves, "_growth": pages.seed_growth, "_aha": pages.seed_aha},
+    ),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- making what is missing
+
+
+class Job(NamedTuple):
+    """A base or a run that is not there yet: the arguments of tinyr1.py."""
+
+    name: str
+    argv: list[str]
+
+
+class Missing:
+    """What the given parts still need."""
+
+    def __init__(self, out: Path, seeds: list[str]):
+        self.out, self.seeds = out, seeds
+        self.folders = {name: out / "bases" / name for name in BASES}
+
+    def base(self, name: str) -> Iterable[Job]:
+        """The base, after the one that it starts from. Errors: UserError if it was made otherwise."""
+        options = shlex.split(BASES[name].format_map(self.folders))
+        argv = ["make-base", *options, "--out", str(self.folders[name])]
+        yield from self.bases_of(BASES[name])
+        record = self.folders[name] / "record.json"
+        if not record.exists():
+            yield Job(f"base {name}", [*argv, "--overwrite"])
+        elif shlex.join(options) not in json.loads(record.read_text())["command"]:
+            raise UserError(f"{self.folders[name]} was made with other options: delete it to make it anew.")
+
+    def bases_of(self, words: str) -> Iterable[Job]:
+        for name in BASES:
+            if f"{{{name}}}" in words:
+                yield from self.base(name)
+
+    def train(self, run: str, seed: str) -> list[str]:
+        """The arguments of `train`."""
+        own = f"--seed {seed} --out {shlex.quote(str(self.out))} --name {run}-s{seed}"
+        return shlex.split(f"{RUNS[run].format_map(self.folders)} {own}")
+
+    def run(self, run: str) -> Iterable[Job]:
+        for seed in self.seeds:
+            argv = self.train(run, seed)
+            if not finished(argv):
+                yield Job(argv[-1], ["train", *argv])
+
+
+def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
+    """Make what is missing, `at_once` of them at a time. Returns the names of those that failed.
+
+    Each writes what it says to OUT/logs/NAME.log. Ctrl-C is passed on to all: they save before they stop.
+    """
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    surroundings = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {})
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    running: dict[str, Any] = {}
+    waiting, failed, began = list(jobs), [], time.time()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                with open(out / "logs" / f"{job.name.replace(' ', '-')}.log", "ab") as log:
+                    command = [sys.executable, str(HERE / "tinyr1.py"), *job.argv]
+                    running[job.name] = subprocess.Popen(
+                        command, stdout=log, stderr=log, env=surroundings, start_new_session=True
+                    )
+            time.sleep(0.5)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    failed += [name] * (process.returncode != 0)
+                    told = "failed" if process.returncode else "finished"
+                    print(
+                        f"{(time.time() - began) / 60:6.1f} min  {name}: {told}; {len(waiting)} wait",
+                        flush=True,
+                    )
+    except KeyboardInterrupt:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+        raise
+    return failed
+
+
+def main(argv: list[str]) -> int:
+    parser = make_parser("reference", "[part ...] [--option value ...]", __doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; none: all of them")
+    parser.add_argument("--list", action="store_true", help="say what is finished, and make nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="bases or runs at a time")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
+    parser.add_argument("--out", default="runs/reference", help="folder of the bases and the runs")
+    parser.add_argument("--pages", default="plots/reference", help="folder of the pages")
+    args = parser.parse_args(argv)
+    chosen = args.parts or list(PARTS)
+    for name in chosen:
+        if name not in PARTS:
+            raise UserError(f"Unknown part {name!r}.{suggest(name, PARTS)} There are {', '.join(PARTS)}.")
+    missing = Missing(Path(args.out), args.seeds.split(","))
+    status = 0
+    for name in chosen:
+        status |= make_part(name, missing, args)
+    return status
+
+
+def make_part(name: str, missing: Missing, args: Any) -> int:
+    """Make the bases, then the runs, then the page. 1 if something failed: the rest is made all the same."""
+    part = PARTS[name]
+    bases = {job.name: job for run in part.runs.values() for job in missing.bases_of(RUNS[run])}
+    if args.list:
+        # a run whose base is missing cannot be looked up
+        runs = [] if bases else [job.name for run in part.runs.values() for job in missing.run(run)]
+        print(f"{name:12}{part.title}: {', '.join([*bases, *runs]) or 'nothing'} missing")
+        return 0
+    print(f"{name}: {part.title}", flush=True)
+    # a base that starts from another one waits for it
+    failed = [told for job in bases.values() for told in make_all([job], 1, missing.out)]
+    if not failed:
+        jobs = {job.name: job for run in part.runs.values() for job in missing.run(run)}
+        failed = make_all(list(jobs.values()), args.jobs, missing.out)
+    for words in part.commands:
+        words = words.format(out=missing.out, pages=args.pages)
+        failed += [words] * (run_cell(shlex.split(words)) != 0)
+    groups = {
+        label: [load_run(folder_of(argv)) for argv in trained]
+        for label, run in part.runs.items()
+        if (trained := [argv for seed in missing.seeds if finished(argv := missing.train(run, seed))])
+    }
+    if part.runs:
+        typed = [
+            f"python tinyr1.py train {shlex.join(missing.train(run, 'SEED'))}" for run in part.runs.values()
+        ]
+        try:
+            print(
+                pages.write(
+                    Path(args.pages) / name, part.title, typed, groups, part.figures, part.more(missing.out)
+                )
+            )
+        except NotARun as error:
+            raise UserError(f"No page for {name}: {error}") from error
+    if failed:
+        print(f"failed: {', '.join(failed)}; see {missing.out / 'logs'}", file=sys.stderr)
+    return bool(failed)

@@ -1,0 +1,84 @@
+"""reference: its bases, runs and parts exist and parse; what is missing is made; the page says what it is."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from test_plots import make, run_rows  # noqa: F401
+from test_train import QUICK
+
+import tinyr1
+from commands.reference import BASES, PARTS, RUNS, Missing, Part
+from minibase import make as minibase
+from plots import pages
+from plots.runs import load_run
+from runtime.runfolder import UserError
+
+
+def test_every_base_and_every_run_is_a_command_that_parses():
+    missing = Missing(Path("runs/reference"), ["0", "1"])
+    for name, options in BASES.items():
+        minibase.parse([*shlex.split(options.format_map(missing.folders)), "--out", name])
+    names = {missing.train(run, seed)[-1] for run in RUNS for seed in missing.seeds}
+    assert len(names) == 2 * len(RUNS)
+    for run in RUNS:
+        tinyr1.parse(missing.train(run, "0"))
+    for part in PARTS.values():
+        assert set(part.runs.values()) <= RUNS.keys() and (part.runs or part.commands)
+        for words in part.commands:
+            assert words.split()[0] in tinyr1.COMMANDS
+
+
+def test_a_base_comes_after_the_one_that_it_starts_from(tmp_path):
+    missing = Missing(tmp_path, ["0"])
+    jobs = list(missing.bases_of(RUNS["share-3"]))
+    assert [job.name for job in jobs] == ["base trunk", "base share-3"]
+    assert jobs[1].argv[:3] == ["make-base", "--start", str(tmp_path / "bases" / "trunk")]
+    trunk = tmp_path / "bases" / "trunk"
+    trunk.mkdir(parents=True)
+    command = f"python tinyr1.py make-base {BASES['trunk']} --out {trunk} --overwrite"
+    (trunk / "record.json").write_text(json.dumps({"command": command}))
+    assert [job.name for job in missing.bases_of(RUNS["share-3"])] == ["base share-3"]
+    (trunk / "record.json").write_text(json.dumps({"command": command.replace("10e6", "9e6")}))
+    with pytest.raises(UserError, match="made with other options: delete it"):
+        list(missing.bases_of(RUNS["share-3"]))
+
+
+def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd):
+    run = shlex.join(["--model", tiny, "--task", bandit, *QUICK, "--steps", "2"])
+    monkeypatch.setitem(RUNS, "quick", run)
+    monkeypatch.setitem(PARTS, "quick", Part("A quick part", {"bandit": "quick"}, {"": pages.seed_curves}))
+    out, page = tmp_path / "out", tmp_path / "pages" / "quick.md"
+    argv = ["reference", "quick", "--seeds", "0,1", "--jobs", "2", "--out", str(out)]
+    argv += ["--pages", str(page.parent)]
+    assert tinyr1.main([*argv, "--list"]) == 0
+    assert "quick-s0, quick-s1 missing" in capfd.readouterr().out
+    assert tinyr1.main(argv) == 0, (out / "logs" / "quick-s0.log").read_text()
+    text = page.read_text()
+    assert "| bandit | 2 |" in text and pages.NOTES in text and page.with_suffix(".png").exists()
+    assert "--seed SEED" in text
+    page.write_text(text + "Mine.\n")
+    capfd.readouterr()
+    # finished runs stay, and so does what people wrote
+    assert tinyr1.main(argv) == 0 and "finished" not in capfd.readouterr().out
+    assert page.read_text().endswith("Mine.\n") and page.read_text().count(pages.NOTES) == 1
+    assert tinyr1.main(["reference", "dosis"]) == 2 and "Did you mean" in capfd.readouterr().err
+
+
+def test_the_table_of_a_page(make):  # noqa: F811
+    folders = [make(run_rows(), f"s{seed}", seed=seed) for seed in (0, 1)]
+    for folder, trained in zip(folders, (0.8, 0.9)):
+        sides = {"base": {"accuracy": 0.2, "search_share": 0.3}}
+        sides |= {
+            "trained": {"accuracy": trained, "search_share": 1.0},
+            "seconds": {"total": 90, "plots": 30},
+        }
+        (folder / "summary.json").write_text(json.dumps(sides))
+    runs = [load_run(folder) for folder in folders]
+    # behaviour(4) is the first with half of the responses searching
+    assert pages.step_of_half(runs[0]) == 4 and pages.minutes(runs[0]) == 1
+    head, _, row = pages.table({"mini": runs}).split("\n")
+    assert head.count("|") == row.count("|")
+    assert "| mini | 2 | 20.0% → 85.0% (80.0%–90.0%) | 30.0% → 100.0% |" in row
+    assert "| never, never | 4, 4 |" in row
