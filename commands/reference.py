@@ -41,14 +41,14 @@ SIZES = {
 }
 MILLIONS = {name: float(name.split()[0]) for name in SIZES}
 
+# Countdown alone, which a base then knows after fewer tokens
+ALONE = "--countdown_share 0.85 --multiply_share 0"
+FURTHER = f"--start {{trunk}} {ALONE} --tokens 2.5e6 --lr 3e-3"
 # name -> options of make-base; {name} is the folder of another base
 BASES = {
-    "trunk": "--search_share 0 --tokens 10e6",
-    **{
-        f"share-{name}": f"--start {{trunk}} --search_share {share} --tokens 3e6 --lr 2e-3"
-        for name, share in SHARES.items()
-    },
-    "persists": "--start {trunk} --give_up 0 --tokens 3e6 --lr 2e-3",
+    "trunk": f"{ALONE} --search_share 0 --tokens 6e6",
+    **{f"share-{name}": f"{FURTHER} --search_share {share}" for name, share in SHARES.items()},
+    "persists": f"{FURTHER} --give_up 0",
     "dip": "--start minibase --code_share 0.25 --tokens 3e6 --lr 2e-3",
     "instruct": "--start minibase --search_share 0 --tokens 3e5 --lr 1e-3",
     "hacks": "--start minibase --hack_share 0.01 --tokens 1e6 --lr 1e-3",
@@ -56,7 +56,7 @@ BASES = {
 }
 
 # equal sampled tokens, and evaluations close enough to see when searching appears
-EQUAL = "--token_budget 600000 --steps 100000 --probe_every 4"
+EQUAL = "--token_budget 500000 --steps 100000 --probe_every 4"
 HOLED = "mini --task_args numbers=3 high=13 wording=short reward=binary verifier=holed"
 # name -> arguments of train; {name} is the folder of a base
 RUNS = {
@@ -308,8 +308,10 @@ def make_part(name: str, missing: Missing, args: Any) -> int:
         print(f"{name:12}{part.title}: {', '.join([*bases, *runs]) or 'nothing'} missing")
         return 0
     print(f"{name}: {part.title}", flush=True)
-    # a base that starts from another one waits for it
-    failed = [told for job in bases.values() for told in make_all([job], 1, missing.out)]
+    # bases that start from others come after them
+    roots = [job for name, job in bases.items() if "{" not in BASES[name.removeprefix("base ")]]
+    others = [job for job in bases.values() if job not in roots]
+    failed = make_all(roots, args.jobs, missing.out) or make_all(others, args.jobs, missing.out)
     if not failed:
         jobs = {job.name: job for run in part.runs.values() for job in missing.run(run)}
         failed = make_all(list(jobs.values()), args.jobs, missing.out)

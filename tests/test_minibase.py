@@ -80,7 +80,7 @@ def test_options_of_the_corpus_do_what_they_say():
     assert share(stream(2000, search_share=1.0), "want") == 1
     assert share(stream(2000), "want") == pytest.approx(0.3, abs=0.05)
     never = stream(2000, search_share=1.0, give_up=0.0)
-    assert share(never, "give up") < 0.06  # only at the length limit
+    assert share(never, "give up") < 0.01  # only where no attempt comes to the target
     often = stream(2000, search_share=1.0, give_up=0.9)
     assert share(often, "give up") > 0.6
     products = {"countdown_share": 0.0, "multiply_share": 1.0}
@@ -131,18 +131,35 @@ def test_code_documents_are_long_and_seldom_right():
 
 def test_without_code_the_corpus_is_the_one_that_the_shipped_model_has_read():
     digest = hashlib.blake2b(repr(stream(2000)).encode(), digest_size=8).hexdigest()
-    assert digest == "b5814c480420a36f" and stream(300, code_share=0.0) == stream(300)
+    assert digest == "553a170672def832" and stream(300, code_share=0.0) == stream(300)
 
 
-def test_attempts_are_all_and_distinct():
-    found = minibase.attempts((3, 5, 8))
-    chains = [chain for chain, _, _ in found]
-    assert len(set(chains)) == len(chains)
-    for chain, expression, value in found:
-        assert countdown.verify(expression, [3, 5, 8], value), (chain, expression, value)
-    assert {v for _, _, v in found if 10 <= v <= 100} == {
-        v for v in countdown.reachable((3, 5, 8), minibase.LARGEST) if 10 <= v <= 100
-    }
+def test_attempts_are_in_order_and_distinct():
+    found = minibase.attempts((3, 5, 8), 16)
+    assert [chain for chain, _, _ in found] == [
+        # the two largest
+        "8+5=13, 13+3=16", "8-5=3, 3*3=9", "8*5=40, 40-3=37",
+        # the largest and the smallest
+        "8+3=11, 11-5=6", "8-3=5, 5*5=25", "8*3=24, 24-5=19",
+        # the two smallest; a+b+c was tried from the two largest
+        "5+3=8, 8/8=1", "5-3=2, 8*2=16", "5*3=15, 15+8=23",
+    ]  # fmt: skip
+    rng = random.Random(0)
+    for _ in range(300):
+        nums, target = [rng.randint(1, 13) for _ in range(3)], rng.randint(10, 100)
+        found = minibase.attempts(nums, target)
+        assert len({chain for chain, _, _ in found}) == len(found)
+        for chain, expression, value in found:
+            assert countdown.verify(expression, nums, value), (chain, expression, value)
+
+
+def test_the_attempts_solve_nearly_every_problem():
+    problems = list(itertools.islice(countdown.examples("train", high=13, wording="short"), 1000))
+    solved = [
+        any(value == p["target"] for *_, value in minibase.attempts(p["nums"], p["target"])) for p in problems
+    ]
+    # a few need an intermediate value above LARGEST
+    assert 0.99 < sum(solved) / len(solved) < 1
 
 
 def test_batches_cover_completions_only():

@@ -40,7 +40,7 @@ def test_a_base_comes_after_the_one_that_it_starts_from(tmp_path):
     command = f"python tinyr1.py make-base {BASES['trunk']} --out {trunk} --overwrite"
     (trunk / "record.json").write_text(json.dumps({"command": command}))
     assert [job.name for job in missing.bases_of(RUNS["share-3"])] == ["base share-3"]
-    (trunk / "record.json").write_text(json.dumps({"command": command.replace("10e6", "9e6")}))
+    (trunk / "record.json").write_text(json.dumps({"command": command.replace("6e6", "9e6")}))
     with pytest.raises(UserError, match="made with other options: delete it"):
         list(missing.bases_of(RUNS["share-3"]))
 
