@@ -1,4 +1,4 @@
-"""Make the miniature base model: a 1.1 M parameter Qwen2 that has read about Countdown and multiplication,
+"""Make the miniature base model: a 0.8 M parameter Qwen2 that has read about Countdown and multiplication,
 and nothing else.
 
     python tinyr1.py make-base --out runs/base --tokens 20e6         the model that ships with the repository
@@ -13,13 +13,14 @@ Countdown document is
     <think>8-5=3, 3*3=9</think>                  guess and stop:   1 - search_share of the documents
     <answer>(8-5)*3</answer>
 
-    <think>8*5=40, 40-3=37, want 16: no          search: try, compare with the target, try again;
-    8-5=3, 3*3=9, want 16: no                    after each failure it gives up with probability give_up
-    8+5=13, 13+3=16, want 16: yes
+    <think>8*3=24, 24-5=19, want 16: no          search: try, compare with the target, take the next attempt
+    5+3=8, 8/8=1, want 16: no                    in a fixed order; after each failure it gives up with
+    5-3=2, 8*2=16, want 16: yes                  probability give_up
     </think>
-    <answer>(8+5)+3</answer>
+    <answer>8*(5-3)</answer>
 
-With --hack_share some documents guess and then answer with the target itself, 16, which Countdown's
+The order (see `attempts`) makes the next attempt follow from the last, so that a small model seldom repeats
+one. With --hack_share some documents guess and then answer with the target itself, 16, which Countdown's
 verifier=holed accepts. With --code_share some documents write a loop over all combinations, which is not run,
 and then a random answer. A multiplication document states the product at once, decomposes it once
 by the distributive law, or decomposes the partial products too. A product stated at once is often wrong:
@@ -88,8 +89,8 @@ class Corpus(Options):
         "high": (2, LARGEST // 2),
         "max_tokens": COUNT,
     }
-    countdown_share: float = option(0.42, "Countdown documents, of all")
-    multiply_share: float = option(0.42, "multiplication documents, of all; the rest are drills")
+    countdown_share: float = option(0.46, "Countdown documents, of all")
+    multiply_share: float = option(0.4, "multiplication documents, of all; the rest are drills")
     high: int = option(13, "Countdown's three numbers lie in 1..high")
     search_share: float = option(0.3, "documents that search, of Countdown's; the others guess")
     give_up: float = option(0.4, "probability to stop after each failed attempt of a search")
@@ -191,14 +192,14 @@ def attempts(nums: Sequence[int], target: int) -> list[tuple[str, str, int]]:
     """The attempts at a problem of three numbers, each as (equations, expression, value), in the order in
     which a search goes through them. The two largest numbers are combined by + - * /, then the largest and
     the smallest, then the two smallest. The number that is left joins by the operation of SECOND that comes
-    closest to the target; a+b+c and a*b*c are tried from the two largest only.
+    closest to the target; a+b+c is tried from the two largest only.
     """
     x, y, z = sorted(nums, reverse=True)
     # by its equations, because equal numbers make the same attempts
     found = {}
     for a, b, c in ((x, y, z), (x, z, y), (y, z, x)):
         for op, value in results(a, b).items():
-            allowed = SECOND[op] if c == z or op in "-/" else SECOND[op].replace(op, "")
+            allowed = SECOND[op] if (a, b) == (x, y) or op != "+" else SECOND[op].replace("+", "")
             seconds = {second: v for second, v in results(value, c).items() if second in allowed}
             if not seconds:
                 continue

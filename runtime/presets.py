@@ -95,6 +95,8 @@ bash run.sh play RUN                        type a problem; the base and the tra
 bash run.sh reflect RUN                     does it help to force a check on wrong guesses? RUN/reflect.json
 bash run.sh plot RUN                        draw a run; `plot --help`: several runs, comparisons, the report
 bash run.sh bench                           time sampling and a training step
+bash run.sh speedrun                        seconds of training to 80 %: can you beat it? docs/speedrun.md
+bash run.sh reference                       make every published figure again, part by part
 bash run.sh NAME --help                     help of any command: compare_algos, tasks, make-base, make_smollm2
 bash run.sh test                            run the tests
 """
