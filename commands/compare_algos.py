@@ -26,7 +26,7 @@ from runtime.runfolder import UserError
 # The token budget ends a cell.
 ALL = "--steps 100000".split()
 # One to two minutes per cell on two cores; two optimizer steps per rollout, or the ratio would always be 1.
-MINI = "--token_budget 200000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
+MINI = "--token_budget 500000 --minibatches 2 --probe_every 4 --eval_samples 2".split()
 CONTROLS = ("random", "format", "inverted")
 
 

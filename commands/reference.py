@@ -71,8 +71,8 @@ RUNS = {
     **{f"share-{name}": f"mini {EQUAL} --model {{share-{name}}}" for name in SHARES},
     **{f"size-{name.split()[0]}": f"mini {EQUAL} --model {{size-{name.split()[0]}}}" for name in SIZES},
     **{
-        f"batch-{16 * p}": f"mini {EQUAL} --prompts {p} --probe_every {max(1, 64 // p)}"
-        for p in (2, 4, 16, 64)
+        f"batch-{n}": f"mini {EQUAL} --prompts {n // 8} --probe_every {max(1, 1536 // n)}"
+        for n in (32, 64, 256, 1024)
     },
     "instruct": "mini --model {instruct}",
     "holed": HOLED,

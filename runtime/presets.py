@@ -20,8 +20,9 @@ TINYZERO: dict[str, Any] = dict(
     gradient_checkpointing=True, critic_lr=1e-5,
 )  # fmt: skip
 MINI: dict[str, Any] = dict(
-    task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], kl=0.0, lr=4e-4, steps=70,
-    schedule="cosine", max_new_tokens=512, rewards="task,overlong", overlong_buffer=128,
+    task_args=["numbers=3", "high=13", "wording=short", "reward=binary"], prompts=48, group=8,
+    max_new_tokens=320, rewards="task,overlong", overlong_buffer=64, kl=0.0, lr=8e-4, steps=45,
+    schedule="cosine", probe_every=5,
 )  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": MINI,
@@ -29,8 +30,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # tokens would weigh 1/232, each token of a guess 1/24.
     "mini-dip": dict(MINI, model="runs/dip-base", loss_norm="token"),
     "mini-multiply": dict(
-        task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"], kl=0.0, lr=4e-4,
-        steps=60, schedule="cosine", max_new_tokens=160, rewards="task,overlong", overlong_buffer=32,
+        task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"],
+        prompts=32, group=8, max_new_tokens=128, rewards="task,overlong", overlong_buffer=32, kl=0.0, lr=6e-4,
+        steps=40, schedule="cosine", probe_every=5,
     ),
     "smollm2": dict(
         model="HuggingFaceTB/SmolLM2-135M-Instruct", task="multiplication", template="chat",
@@ -60,9 +62,9 @@ def on_gpu(model: str, gpu_gb: int, shows: str) -> About:
 
 CPU = "2 CPU cores"
 ABOUT = {
-    "mini": About("ours, 1.1 M", f"{CPU}, 7 GB RAM", "Countdown, about 7 minutes: 20 % to 82 % correct"),
+    "mini": About("ours, 0.8 M", f"{CPU}, 7 GB RAM", "Countdown, about 7 minutes: 20 % to 82 % correct"),
     "mini-dip": About("ours, made by you", CPU, "mini from a base that also writes code; it says how"),
-    "mini-multiply": About("ours, 1.1 M", CPU, "two-digit products, 2 minutes: 12 % to 84 % correct"),
+    "mini-multiply": About("ours, 0.8 M", CPU, "two-digit products, 2 minutes: 12 % to 84 % correct"),
     "smollm2": About("SmolLM2-135M-Instruct", CPU, "multiplication tables, 5 minutes: 14 % to 92 % correct"),
     "0.5b": on_gpu("Qwen2.5-0.5B", 22, "Countdown with TinyZero's settings; not yet run by us"),
     "1.5b": on_gpu("Qwen2.5-1.5B", 44, "the same"),
