@@ -62,7 +62,7 @@ def on_gpu(model: str, gpu_gb: int, shows: str) -> About:
 
 CPU = "2 CPU cores"
 ABOUT = {
-    "mini": About("ours, 0.8 M", f"{CPU}, 7 GB RAM", "Countdown, about 7 minutes: 20 % to 82 % correct"),
+    "mini": About("ours, 0.8 M", f"{CPU}, 4 GB RAM", "Countdown, about 2 minutes: 18 % to 92 % correct"),
     "mini-dip": About("ours, made by you", CPU, "mini from a base that also writes code; it says how"),
     "mini-multiply": About("ours, 0.8 M", CPU, "two-digit products, 2 minutes: 12 % to 84 % correct"),
     "smollm2": About("SmolLM2-135M-Instruct", CPU, "multiplication tables, 5 minutes: 14 % to 92 % correct"),
