@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mini-multiply": dict(
         task="multiplication", task_args=["digits=2x2", "wording=short", "reward=binary"],
         prompts=32, group=8, max_new_tokens=128, rewards="task,overlong", overlong_buffer=32, kl=0.0, lr=6e-4,
-        steps=40, schedule="cosine", probe_every=5,
+        steps=60, schedule="cosine", probe_every=5,
     ),
     "smollm2": dict(
         model="HuggingFaceTB/SmolLM2-135M-Instruct", task="multiplication", template="chat",
