@@ -173,6 +173,8 @@ def about_runs(run: History) -> str:
     """What the cells of the table are, and where the runs, of which this is one, were made."""
     env, budget = run.environment, run.config.get("token_budget")
     machine = env.get("gpu") or f"{env.get('cpus')} cores, {env.get('threads')} threads"
+    if not env.get("gpu") and env.get("processor"):
+        machine += f" of {env['processor']}"
     ends = f"A run ends after {budget:,} sampled tokens. " if budget else ""
     return (
         f"{ends}Cells: mean (lowest–highest) over the seeds. Seconds are those of training steps, "

@@ -64,7 +64,7 @@ CPU = "2 CPU cores"
 ABOUT = {
     "mini": About("ours, 0.8 M", f"{CPU}, 4 GB RAM", "Countdown, about 2 minutes: 18 % to 92 % correct"),
     "mini-dip": About("ours, made by you", CPU, "mini from a base that also writes code; it says how"),
-    "mini-multiply": About("ours, 0.8 M", CPU, "two-digit products, 2 minutes: 12 % to 84 % correct"),
+    "mini-multiply": About("ours, 0.8 M", CPU, "two-digit products, 1 minute: 11 % to 91 % correct"),
     "smollm2": About("SmolLM2-135M-Instruct", CPU, "multiplication tables, 5 minutes: 14 % to 92 % correct"),
     "0.5b": on_gpu("Qwen2.5-0.5B", 22, "Countdown with TinyZero's settings; not yet run by us"),
     "1.5b": on_gpu("Qwen2.5-1.5B", 44, "the same"),
