@@ -38,7 +38,7 @@ def finished(argv: list[str]) -> bool:
 
 def run_cell(argv: list[str]) -> int:
     """The exit code of a command of tinyr1.py. Ctrl-C is passed on to it: it saves before it stops."""
-    words = [sys.executable, HERE / "tinyr1.py", *argv]
+    words = [sys.executable, str(HERE / "tinyr1.py"), *argv]
     process = subprocess.Popen(words, start_new_session=True)
     while True:
         try:

@@ -31,15 +31,16 @@ from runtime.runfolder import HERE, UserError
 
 # ---------------------------------------------------------------- the bases and the runs
 
-SHARES = {"0": 0.0, "0.1": 0.001, "1": 0.01, "3": 0.03, "10": 0.1, "30": 0.3, "60": 0.6}
-# parameters -> the shape of a base
+# per cent, as a part of names -> share of the documents that search
+SHARES = {"0": 0.0, "0_1": 0.001, "1": 0.01, "3": 0.03, "10": 0.1, "30": 0.3, "60": 0.6}
+# millions of parameters, as a part of names -> the shape of a base
 SIZES = {
-    "0.1 M": "--hidden 64 --layers 2 --heads 1 --inner 128",
-    "0.3 M": "--hidden 96 --layers 3 --heads 3 --inner 256",
-    "0.8 M": "",
-    "3.9 M": "--hidden 256 --layers 4 --heads 4 --inner 1024",
+    "0_1": "--hidden 64 --layers 2 --heads 1 --inner 128",
+    "0_3": "--hidden 96 --layers 3 --heads 3 --inner 256",
+    "0_8": "",
+    "3_9": "--hidden 256 --layers 4 --heads 4 --inner 1024",
 }
-MILLIONS = {name: float(name.split()[0]) for name in SIZES}
+MILLIONS = {name: float(name.replace("_", ".")) for name in SIZES}
 
 # Countdown alone, which a base then knows after fewer tokens
 ALONE = "--countdown_share 0.85 --multiply_share 0"
@@ -47,12 +48,12 @@ FURTHER = f"--start {{trunk}} {ALONE} --tokens 2.5e6 --lr 3e-3"
 # name -> options of make-base; {name} is the folder of another base
 BASES = {
     "trunk": f"{ALONE} --search_share 0 --tokens 6e6",
-    **{f"share-{name}": f"{FURTHER} --search_share {share}" for name, share in SHARES.items()},
+    **{f"share_{name}": f"{FURTHER} --search_share {share}" for name, share in SHARES.items()},
     "persists": f"{FURTHER} --give_up 0",
     "dip": "--start minibase --code_share 0.25 --tokens 3e6 --lr 2e-3",
     "instruct": "--start minibase --search_share 0 --tokens 3e5 --lr 1e-3",
     "hacks": "--start minibase --hack_share 0.01 --tokens 1e6 --lr 1e-3",
-    **{f"size-{name.split()[0]}": f"{shape} --tokens 6e6".strip() for name, shape in SIZES.items()},
+    **{f"size_{name}": f"{shape} --tokens 6e6".strip() for name, shape in SIZES.items()},
 }
 
 # equal sampled tokens, and evaluations close enough to see when searching appears
@@ -68,8 +69,8 @@ RUNS = {
     "random": "mini --rewards random",
     "format": "mini --rewards format",
     "inverted": "mini --rewards inverted",
-    **{f"share-{name}": f"mini {EQUAL} --model {{share-{name}}}" for name in SHARES},
-    **{f"size-{name.split()[0]}": f"mini {EQUAL} --model {{size-{name.split()[0]}}}" for name in SIZES},
+    **{f"share_{name}": f"mini {EQUAL} --model {{share_{name}}}" for name in SHARES},
+    **{f"size_{name}": f"mini {EQUAL} --model {{size_{name}}}" for name in SIZES},
     **{
         f"batch-{n}": f"mini {EQUAL} --prompts {n // 8} --probe_every {max(1, 1536 // n)}"
         for n in (32, 64, 256, 1024)
@@ -100,8 +101,8 @@ def odds(share: float) -> float:
 
 
 # where log((1-p)/p) has no value
-NEVER = odds(SHARES["0.1"]) + 1.5
-DOSE = {f"{name} %": odds(share) if share else NEVER for name, share in SHARES.items()}
+NEVER = odds(SHARES["0_1"]) + 1.5
+DOSE = {f"{100 * share:g} %": odds(share) if share else NEVER for share in SHARES.values()}
 
 
 GREEDY = "eval --temperature 0 --eval_samples 1 --out {out}"
@@ -114,19 +115,19 @@ def greedy_table(out: Path) -> str:
         "|---" * 4 + "|",
     ]
     for name in SHARES:
-        sampled = json.loads((out / "bases" / f"share-{name}" / "record.json").read_text())["held_out"][
+        sampled = json.loads((out / "bases" / f"share_{name}" / "record.json").read_text())["held_out"][
             "countdown"
         ]
         (greedy,) = json.loads((out / f"eval-greedy-{name}" / "eval.json").read_text())["sets"].values()
         shares = (sampled["search_share"], greedy["search_share"], greedy["accuracy"])
-        lines.append(f"| {name} % | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
+        lines.append(f"| {100 * SHARES[name]:g} % | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
     return "\n".join(lines)
 
 
 PARTS = {
     "dose": Part(
         "Dose and response: how many documents must search?",
-        {f"{name} %": f"share-{name}" for name in SHARES},
+        {f"{100 * share:g} %": f"share_{name}" for name, share in SHARES.items()},
         {
             "": pages.against(
                 "How many of the base's documents must search?",
@@ -136,7 +137,7 @@ PARTS = {
             ),
             "_tokens": pages.over_tokens("RL on bases whose documents search seldom or often"),
         },
-        [f"{GREEDY} --model {{out}}/bases/share-{name} --name greedy-{name}" for name in SHARES],
+        [f"{GREEDY} --model {{out}}/bases/share_{name} --name greedy-{name}" for name in SHARES],
         greedy_table,
     ),
     "algorithms": Part(
@@ -150,18 +151,18 @@ PARTS = {
     ),
     "controls": Part(
         "What RL builds on: three bases",
-        {"30 % search, some give up": "mini", "no document searches": "share-0", "none gives up": "persists"},
+        {"30 % search, some give up": "mini", "no document searches": "share_0", "none gives up": "persists"},
         {"": pages.seed_curves, "_growth": pages.seed_growth},
     ),
     "size": Part(
         "Size: from how many parameters does RL find searching?",
-        {name: f"size-{name.split()[0]}" for name in SIZES},
+        {f"{n} M": f"size_{name}" for name, n in MILLIONS.items()},
         {
             "": pages.against(
                 "Bases of four sizes, the same corpus and tokens",
-                {name: math.log10(n) for name, n in MILLIONS.items()},
+                {f"{n} M": math.log10(n) for n in MILLIONS.values()},
                 "parameters",
-                {math.log10(n): name for name, n in MILLIONS.items()},
+                {math.log10(n): f"{n} M" for n in MILLIONS.values()},
             )
         },
     ),

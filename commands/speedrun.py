@@ -92,8 +92,9 @@ def report(results: dict[str, tuple[int, float, float] | None], options: list[st
     for seed, result in results.items():
         told = f"not reached {TARGET:.0%}"
         if result:
-            steps, seconds, accuracy = result
-            told = f"{seconds:.1f} s of training, {steps} steps, {accuracy:.1%} of the held-out problems"
+            told = (
+                f"{result[1]:.1f} s of training, {result[0]} steps, {result[2]:.1%} of the held-out problems"
+            )
         lines.append(f"seed {seed}: {told}")
     if not all(results.values()):
         return "\n".join([*lines, "No result: every seed has to reach it."])

@@ -196,7 +196,7 @@ def attempts(nums: Sequence[int], target: int) -> list[tuple[str, str, int]]:
     """
     x, y, z = sorted(nums, reverse=True)
     # by its equations, because equal numbers make the same attempts
-    found = {}
+    found: dict[str, tuple[str, str, int]] = {}
     for a, b, c in ((x, y, z), (x, z, y), (y, z, x)):
         for op, value in results(a, b).items():
             allowed = SECOND[op] if (a, b) == (x, y) or op != "+" else SECOND[op].replace("+", "")
@@ -497,9 +497,7 @@ def main(argv: list[str] | None = None) -> int:
     """Errors: UserError."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    corpus, shape = (
-        group(**{f.name: getattr(args, f.name) for f in fields(group)}) for group in (Corpus, Shape)
-    )
+    corpus, shape = part_of(args, Corpus), part_of(args, Shape)
     out = Path(args.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

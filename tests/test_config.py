@@ -87,7 +87,7 @@ def test_help_shows_what_the_run_would_get(capsys, monkeypatch, name, command, p
 
 def test_help_follows_what_is_typed(capsys, monkeypatch):
     assert shown(capsys, monkeypatch, "train")["kl"] == "0.04"
-    assert shown(capsys, monkeypatch, "train", "mini")["lr"] == "0.0004"
+    assert shown(capsys, monkeypatch, "train", "mini")["lr"] == "0.0008"
     ppo = shown(capsys, monkeypatch, "train", "mini", "--algo", "ppo")
     assert (ppo["aux"], ppo["kl"], ppo["lr"]) == ("critic", "0.001", "0.0004")
     assert shown(capsys, monkeypatch, "train", "--model", "Qwen/Qwen2.5-0.5B")["lr"] == "1e-06"
@@ -162,6 +162,7 @@ IDLE = [  # what does nothing with one update per rollout and no KL, and what ma
     ("--max_resamples 2", "--filter_groups True"),
     ("--algo ppo --train_samples 8", "--adv zscore --aux none"),
     ("--probe_every 0 --probe_problems 9", "--probe_every 5"),
+    ("--probe_every 0 --stop_accuracy 0.5", "--probe_every 5"),
 ]
 
 
@@ -257,7 +258,7 @@ def test_the_miniatures_learning_rate_is_the_miniatures(monkeypatch, capsys, tin
     assert rate(*qwen) == rate("mini", *qwen) == rate("mini-dip", *qwen) == (1e-6, True)
     assert rate(*qwen, "--lr", "3e-5") == rate("mini", *qwen, "--lr=3e-5") == (3e-5, False)
     assert rate() == rate("--model", tiny) == rate("--model", "minibase") == (2e-4, False)
-    assert rate("mini") == rate("mini", "--model", tiny) == (4e-4, False)
+    assert rate("mini") == rate("mini", "--model", tiny) == (8e-4, False)
     assert rate("smollm2", "--model", "runs/smollm2-base") == (1e-5, False)
 
 
@@ -293,6 +294,6 @@ def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
 
 def test_what_differs_from_the_algorithms_row_is_named():
     told = config.describe(parse("mini", "--token_budget", "500", "--rewards", "random"), tinyr1.ALGORITHMS)
-    assert "algorithm grpo with kl=0.0 overlong_buffer=128 rewards=random | lr 0.0004 cosine" in told
+    assert "algorithm grpo with kl=0.0 overlong_buffer=64 rewards=random | lr 0.0008 cosine" in told
     assert "500 sampled tokens" in told and told.count("\n") == 2
     assert "algorithm gspo |" in config.describe(parse("--algo", "gspo"), tinyr1.ALGORITHMS)

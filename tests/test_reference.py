@@ -32,17 +32,17 @@ def test_every_base_and_every_run_is_a_command_that_parses():
 
 def test_a_base_comes_after_the_one_that_it_starts_from(tmp_path):
     missing = Missing(tmp_path, ["0"])
-    jobs = list(missing.bases_of(RUNS["share-3"]))
-    assert [job.name for job in jobs] == ["base trunk", "base share-3"]
+    jobs = list(missing.bases_of(RUNS["share_3"]))
+    assert [job.name for job in jobs] == ["base trunk", "base share_3"]
     assert jobs[1].argv[:3] == ["make-base", "--start", str(tmp_path / "bases" / "trunk")]
     trunk = tmp_path / "bases" / "trunk"
     trunk.mkdir(parents=True)
     command = f"python tinyr1.py make-base {BASES['trunk']} --out {trunk} --overwrite"
     (trunk / "record.json").write_text(json.dumps({"command": command}))
-    assert [job.name for job in missing.bases_of(RUNS["share-3"])] == ["base share-3"]
+    assert [job.name for job in missing.bases_of(RUNS["share_3"])] == ["base share_3"]
     (trunk / "record.json").write_text(json.dumps({"command": command.replace("6e6", "9e6")}))
     with pytest.raises(UserError, match="made with other options: delete it"):
-        list(missing.bases_of(RUNS["share-3"]))
+        list(missing.bases_of(RUNS["share_3"]))
 
 
 def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd):

@@ -282,7 +282,7 @@ def test_more_bad_input(tiny, tmp_path, capsys):
     ]
     assert train(*argv) == 0
     (tmp_path / "r" / "summary.json").unlink()  # as if it had not finished
-    refused("--lr was 0.0004, now 0.1", *argv, "--lr", 0.1)
+    refused("--lr was 0.0008, now 0.1", *argv, "--lr", 0.1)
     wholes = {path: path.read_bytes() for path in find_checkpoints(tmp_path / "r")}
     for path, whole in wholes.items():
         path.write_bytes(whole[: len(whole) // 2])
