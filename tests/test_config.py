@@ -89,7 +89,7 @@ def test_help_follows_what_is_typed(capsys, monkeypatch):
     assert shown(capsys, monkeypatch, "train")["kl"] == "0.04"
     assert shown(capsys, monkeypatch, "train", "mini")["lr"] == "0.0008"
     ppo = shown(capsys, monkeypatch, "train", "mini", "--algo", "ppo")
-    assert (ppo["aux"], ppo["kl"], ppo["lr"]) == ("critic", "0.001", "0.0004")
+    assert (ppo["aux"], ppo["kl"], ppo["lr"]) == ("critic", "0.001", "0.0008")
     assert shown(capsys, monkeypatch, "train", "--model", "Qwen/Qwen2.5-0.5B")["lr"] == "1e-06"
 
 
@@ -294,6 +294,6 @@ def test_a_run_prints_its_settings(tiny, bandit, tmp_path, capsys):
 
 def test_what_differs_from_the_algorithms_row_is_named():
     told = config.describe(parse("mini", "--token_budget", "500", "--rewards", "random"), tinyr1.ALGORITHMS)
-    assert "algorithm grpo with kl=0.0 overlong_buffer=64 rewards=random | lr 0.0008 cosine" in told
+    assert "algorithm grpo with kl=0.0 rewards=random | lr 0.0008 cosine" in told
     assert "500 sampled tokens" in told and told.count("\n") == 2
     assert "algorithm gspo |" in config.describe(parse("--algo", "gspo"), tinyr1.ALGORITHMS)
