@@ -170,12 +170,8 @@ def make_tokenizer() -> Qwen2Tokenizer:
 
 
 def results(a: int, b: int) -> dict[str, int]:
-    """{operator: value} of the ways to combine two numbers, the larger first, in the order of a search."""
-    a, b = max(a, b), min(a, b)
-    values = {"+": a + b, "-": a - b, "*": a * b}
-    if b and a % b == 0:
-        values["/"] = a // b
-    return {op: value for op, value in values.items() if value <= LARGEST}
+    """{operator: value} of the ways to combine two numbers, in the order of a search."""
+    return {op: value for op, _, _, value in countdown.steps(a, b) if value <= LARGEST}
 
 
 def closest(values: dict[str, int], target: int) -> str:

@@ -203,7 +203,7 @@ def is_test(nums: Sequence[int], target: int) -> bool:
     return held_out("countdown", sorted(nums), target)
 
 
-def _steps(a: int, b: int) -> Iterator[tuple[str, int, int, int]]:
+def steps(a: int, b: int) -> Iterator[tuple[str, int, int, int]]:
     """(operator, larger, smaller, value) of every way to combine two non-negative integers into a third."""
     a, b = max(a, b), min(a, b)
     yield from (("+", a, b, a + b), ("-", a, b, a - b), ("*", a, b, a * b))
@@ -219,7 +219,7 @@ def reachable(nums: tuple[int, ...], most: int) -> frozenset[int]:
     found: set[int] = set()
     for i, j in combinations(range(len(nums)), 2):
         rest = nums[:i] + nums[i + 1 : j] + nums[j + 1 :]
-        for value in {step[3] for step in _steps(nums[i], nums[j])}:
+        for value in {step[3] for step in steps(nums[i], nums[j])}:
             if value <= most:
                 found |= reachable(tuple(sorted((*rest, value))), most)
     return frozenset(found)
@@ -244,7 +244,7 @@ def solutions(nums: Sequence[int], target: int) -> Iterator[str]:
         for i, j in combinations(range(len(pool)), 2):
             rest = pool[:i] + pool[i + 1 : j] + pool[j + 1 :]
             left, right = sorted((pool[i], pool[j]), key=lambda term: term[0], reverse=True)
-            for op, _, _, value in _steps(left[0], right[0]):
+            for op, _, _, value in steps(left[0], right[0]):
                 lhs = left[1] if rank[left[2]] >= rank[op] else f"({left[1]})"
                 tight = rank[right[2]] > rank[op] or right[2] == op in "+*"
                 rhs = right[1] if tight else f"({right[1]})"
