@@ -112,9 +112,10 @@ def cells(name: str, runs: list[History], failed: int) -> list[str]:
     ]
 
 
+# key of an evaluation -> title, unit, whether it is a share
 PANELS = {
-    "accuracy": ("Held-out accuracy", "share of responses"),
-    "tokens": ("Response length on held-out problems", "tokens"),
+    "accuracy": ("Held-out accuracy", "share of responses", True),
+    "tokens": ("Response length on held-out problems", "tokens", False),
 }
 
 
@@ -131,18 +132,35 @@ def draw(groups: dict[str, list[History]]) -> Figure:
     note = "Lines: mean over the seeds. Bands: lowest and highest. After a colon: a control's reward."
     handles = [Line2D([], [], label=name, **look(i, name)) for i, name in enumerate(groups)]
     fig = sheet(title, note, handles, 12, 8.0, 0.12)
-    for ax, (key, (title, unit)) in zip(fig.subplots(1, 2), PANELS.items()):
-        for i, (name, runs) in enumerate(groups.items()):
-            if not any(len(held_out(run, key)[0]) for run in runs):
-                continue
-            x, mean, low, high = spread(runs, key)
-            ax.plot(x, mean, **look(i, name))
-            ax.fill_between(x, low, high, color=look(i, name)["color"], alpha=0.1, lw=0)
-        ax.set(title=title, ylabel=unit, xlabel="sampled tokens", ylim=(0, None), xlim=(0, None))
-        ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-        if key == "accuracy":
-            in_percent(ax)
+    for ax, (key, panel) in zip(fig.subplots(1, 2), PANELS.items()):
+        draw_panel(ax, key, panel, groups)
     return fig
+
+
+def draw_panel(ax, key: str, panel: tuple[str, str, bool], groups: dict[str, list[History]]) -> None:
+    """Held-out values of a key against sampled tokens; panel: as in PANELS."""
+    title, unit, share = panel
+    for i, (name, runs) in enumerate(groups.items()):
+        if not any(len(held_out(run, key)[0]) for run in runs):
+            continue
+        x, mean, low, high = spread(runs, key)
+        ax.plot(x, mean, **look(i, name))
+        ax.fill_between(x, low, high, color=look(i, name)["color"], alpha=0.1, lw=0)
+    ax.set(title=title, ylabel=unit, xlabel="sampled tokens", ylim=(0, None), xlim=(0, None))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    if share:
+        in_percent(ax)
+
+
+def notes_of(report: Path, default: str, what: str) -> str:
+    """What people wrote into REPORT.md from the heading NOTES on; the default where there is no report yet.
+    Errors: NotARun if there is a page or a picture of that name that is no `what`.
+    """
+    png, md = (report.with_name(report.name + suffix) for suffix in (".png", ".md"))
+    old = md.read_text() if md.exists() else ""
+    if md.exists() and NOTES not in old or png.exists() and not md.exists():
+        raise NotARun(f"{png} or {md.name} exists and is no {what}: name another report.")
+    return old.split(NOTES, 1)[1] if old else default
 
 
 def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=None) -> None:
@@ -155,11 +173,8 @@ def write(paths: dict[str, list[Path]], report: Path, command: str = "", failed=
     if not groups:
         raise NotARun("there is no run with an evaluation to compare.")
     png, md = (report.with_name(report.name + suffix) for suffix in (".png", ".md"))
-    old = md.read_text() if md.exists() else ""
-    if md.exists() and NOTES not in old or png.exists() and not md.exists():
-        raise NotARun(f"{png} or {md.name} exists and is no comparison of algorithms: name another report.")
+    notes = notes_of(report, DEFAULT_NOTES, "comparison of algorithms")
     save(draw(groups), report.parent, report.name)
-    notes = old.split(NOTES, 1)[1] if old else DEFAULT_NOTES
     about = about_runs(next(iter(groups.values()))[0])
     typed = f"`{command}`\n\n" if command else ""
     md.write_text(

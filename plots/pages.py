@@ -3,7 +3,7 @@ seeds. `python tinyr1.py reference` makes the runs and calls `write`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import aha, curves
-from plots.algorithms import about_runs, mean_range
+from plots.algorithms import NOTES, about_runs, draw_panel, look, mean_range, notes_of
 from plots.behaviours import evaluations, run_samples
 from plots.charts import color, in_percent, save, sheet
 from plots.runs import History, NotARun, number
 
 Groups = dict[str, list[History]]
 
-# The text from this heading on is written by people and kept.
-NOTES = "## What this shows, and what it does not"
 UNWRITTEN = "\n\n*To be written by whoever ran it.* A range over three seeds is no confidence interval.\n"
 
 COLUMNS = {  # key of an evaluation -> head of the column, whether it is a share
@@ -78,17 +76,17 @@ def minutes(run: History) -> float:
 # ---------------------------------------------------------------- the table
 
 
-def known(values: list[float]) -> list[float | None]:
+def known(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def steps_told(values: list[float]) -> str:
+def steps_told(values: Sequence[float]) -> str:
     """Such as 4, 6, never."""
     return ", ".join(f"{value:.0f}" if math.isfinite(value) else "never" for value in values)
 
 
 def cell(runs: list[History], key: str) -> str:
-    """`base → trained (lowest–highest)`; the base is the same for all seeds, or else its mean is given."""
+    """`base → trained (lowest–highest)`; the base is the same for all seeds of a group."""
     form = ".1%" if COLUMNS[key][1] else ".1f"
     pairs = [before_after(run, key) for run in runs]
     before = mean_range(known([pair[0] for pair in pairs])[:1], form)
@@ -110,8 +108,9 @@ def table(groups: Groups) -> str:
     for name, runs in groups.items():
         cells = [name, str(len(runs)), *(cell(runs, key) for key in keys)]
         if searching:
-            cells.append(mean_range(known([repeats(run) for run in runs]), ".0%"))
-            cells.append(steps_told([aha_step(run) for run in runs]))
+            # run by run: both measure its samples, and only those of the last run are kept
+            repeated, steps = zip(*((repeats(run), aha_step(run)) for run in runs))
+            cells += [mean_range(known(repeated), ".0%"), steps_told(steps)]
             cells.append(steps_told([step_of_half(run) for run in runs]))
         cells.append(mean_range([seconds(run) for run in runs], ".0f"))
         cells.append(mean_range(known([minutes(run) for run in runs]), ".1f"))
@@ -136,10 +135,12 @@ def seed_aha(groups: Groups) -> Figure:
     return aha.figure(run, run_samples(run.path))
 
 
+# as algorithms.PANELS
 OVER_TOKENS = {
-    "accuracy": ("Accuracy on held-out problems", True), "tokens": ("Response length", False),
-    "search_share": ("Responses that search", True),
-    "attempts_within_search": ("Attempts in a search", False),
+    "accuracy": ("Accuracy on held-out problems", "share of responses", True),
+    "tokens": ("Response length", "tokens", False),
+    "search_share": ("Responses that search", "share of responses", True),
+    "attempts_within_search": ("Attempts in a search", "attempts", False),
 }  # fmt: skip
 
 
@@ -147,39 +148,13 @@ def over_tokens(title: str) -> Callable[[Groups], Figure]:
     """A figure of held-out values against sampled tokens: mean and range over the seeds."""
 
     def draw(groups: Groups) -> Figure:
-        handles = [Line2D([], [], color=color(i), lw=3, label=name) for i, name in enumerate(groups)]
+        handles = [Line2D([], [], label=name, **look(i, name)) for i, name in enumerate(groups)]
         fig = sheet(title, "Lines: mean over the seeds. Bands: lowest to highest.", handles, 4, 9.0, 0.105)
-        for ax, (key, (about, share)) in zip(fig.subplots(2, 2).flatten(), OVER_TOKENS.items()):
-            for i, runs in enumerate(groups.values()):
-                x, mean, low, high = over_seeds(runs, key)
-                ax.plot(x, mean, color=color(i), lw=2.2)
-                ax.fill_between(x, low, high, color=color(i), alpha=0.15, lw=0)
-            ax.set(title=about, xlabel="sampled tokens", xlim=(0, None), ylim=(0, None))
-            ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-            if share:
-                in_percent(ax)
+        for ax, (key, panel) in zip(fig.subplots(2, 2).flatten(), OVER_TOKENS.items()):
+            draw_panel(ax, key, panel, groups)
         return fig
 
     return draw
-
-
-def over_seeds(runs: list[History], key: str) -> tuple[np.ndarray, ...]:
-    """(tokens, mean, lowest, highest), each (60,), of held-out values as far as all runs go."""
-    series = []
-    for run in runs:
-        tokens, points = 0.0, []
-        for row in run.rows:
-            tokens = number(row["sampled_tokens"]) if "sampled_tokens" in row else tokens
-            value = number(row.get(f"eval/{key}", row.get(f"probe/{key}")))
-            if math.isfinite(value):
-                points.append((tokens, value))
-        if points:
-            series.append(np.array(points).T)
-    grid = np.linspace(0, min((x[-1] for x, _ in series), default=0.0), 60)
-    values = np.array([np.interp(grid, x, y) for x, y in series]).reshape(len(series), 60)
-    if not len(values):
-        return grid[:0], grid[:0], grid[:0], grid[:0]
-    return grid, values.mean(0), values.min(0), values.max(0)
 
 
 AGAINST = {
@@ -226,15 +201,16 @@ def against(
     return draw
 
 
-def dots(ax, x: dict[str, float], values: dict[str, list[float]], look: str) -> None:
+def dots(ax, x: dict[str, float], values: dict[str, list[float]], shade: str) -> None:
     """One dot per seed, and a line through the groups' means."""
     means = []
     for name, seeds in values.items():
         finite = [value for value in seeds if math.isfinite(value)]
-        ax.scatter([x[name]] * len(finite), finite, s=24, color=look, alpha=0.6)
+        ax.scatter([x[name]] * len(finite), finite, s=24, color=shade, alpha=0.6)
         if finite:
             means.append((x[name], float(np.mean(finite))))
-    ax.plot(*zip(*sorted(means)), color=look) if means else None
+    if means:
+        ax.plot(*zip(*sorted(means)), color=shade)
 
 
 # ---------------------------------------------------------------- the page
@@ -247,8 +223,7 @@ def write(page: Path, title: str, commands: list[str], groups: Groups, figures: 
     if not any(groups.values()):
         raise NotARun("no run of this part has finished.")
     groups = {name: runs for name, runs in groups.items() if runs}
-    old = page.with_suffix(".md").read_text() if page.with_suffix(".md").exists() else ""
-    notes = old.split(NOTES, 1)[1] if NOTES in old else UNWRITTEN
+    notes = notes_of(page, UNWRITTEN, "page of `tinyr1.py reference`")
     pictures = []
     for suffix, draw in figures.items():
         if fig := draw(groups):

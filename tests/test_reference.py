@@ -12,7 +12,7 @@ import tinyr1
 from commands.reference import BASES, PARTS, RUNS, Missing, Part
 from minibase import make as minibase
 from plots import pages
-from plots.runs import load_run
+from plots.runs import NotARun, load_run
 from runtime.runfolder import UserError
 
 
@@ -82,3 +82,19 @@ def test_the_table_of_a_page(make):  # noqa: F811
     assert head.count("|") == row.count("|")
     assert "| mini | 2 | 20.0% → 85.0% (80.0%–90.0%) | 30.0% → 100.0% |" in row
     assert "| never, never | 4, 4 |" in row
+
+
+def test_a_page_that_is_somebody_elses_is_not_replaced(make, tmp_path):  # noqa: F811
+    runs = [load_run(make(run_rows(), "s0"))]
+    (tmp_path / "mine.md").write_text("mine")
+    with pytest.raises(NotARun, match="is no page of `tinyr1.py reference`"):
+        pages.write(tmp_path / "mine", "Mine", [], {"mini": runs}, {})
+    assert (tmp_path / "mine.md").read_text() == "mine"
+
+
+def test_values_over_tokens_are_drawn_for_the_groups_that_have_them(make):  # noqa: F811
+    rows = [row | {"sampled_tokens": 100 * row["step"]} if "reward" in row else row for row in run_rows()]
+    groups = {"one": [load_run(make(rows, "one"))], "none": [load_run(make([], "none"))]}
+    axes = pages.over_tokens("A title")(groups).axes
+    assert [len(ax.lines) for ax in axes] == [1, 1, 1, 1]
+    assert axes[0].lines[0].get_xydata()[-1].tolist() == [1200, 0.8]
