@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import tinyr1
 from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
@@ -36,10 +37,16 @@ def finished(argv: list[str]) -> bool:
     return (folder / "summary.json").exists()
 
 
+def start(argv: list[str], **options: Any) -> subprocess.Popen:
+    """A command of tinyr1.py in a session of its own, out of Ctrl-C's reach; options of Popen."""
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "tinyr1.py"), *argv], start_new_session=True, **options
+    )
+
+
 def run_cell(argv: list[str]) -> int:
     """The exit code of a command of tinyr1.py. Ctrl-C is passed on to it: it saves before it stops."""
-    words = [sys.executable, str(HERE / "tinyr1.py"), *argv]
-    process = subprocess.Popen(words, start_new_session=True)
+    process = start(argv)
     while True:
         try:
             return process.wait()

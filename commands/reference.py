@@ -15,7 +15,6 @@ import math
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from commands import make_parser
-from commands._cells import finished, folder_of, run_cell
+from commands._cells import finished, folder_of, run_cell, start
 from plots import pages
 from plots.runs import NotARun, load_run
 from runtime.config import suggest
-from runtime.runfolder import HERE, UserError
+from runtime.runfolder import UserError
 
 # ---------------------------------------------------------------- the bases and the runs
 
@@ -115,9 +114,8 @@ def greedy_table(out: Path) -> str:
         "|---" * 4 + "|",
     ]
     for name in SHARES:
-        sampled = json.loads((out / "bases" / f"share_{name}" / "record.json").read_text())["held_out"][
-            "countdown"
-        ]
+        record = json.loads((out / "bases" / f"share_{name}" / "record.json").read_text())
+        sampled = record["held_out"]["countdown"]
         (greedy,) = json.loads((out / f"eval-greedy-{name}" / "eval.json").read_text())["sets"].values()
         shares = (sampled["search_share"], greedy["search_share"], greedy["accuracy"])
         lines.append(f"| {100 * SHARES[name]:g} % | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
@@ -216,12 +214,12 @@ class Missing:
     def base(self, name: str) -> Iterable[Job]:
         """The base, after the one that it starts from. Errors: UserError if it was made otherwise."""
         options = shlex.split(BASES[name].format_map(self.folders))
-        argv = ["make-base", *options, "--out", str(self.folders[name])]
+        argv = ["make-base", *options, "--out", str(self.folders[name]), "--overwrite"]
         yield from self.bases_of(BASES[name])
         record = self.folders[name] / "record.json"
         if not record.exists():
-            yield Job(f"base {name}", [*argv, "--overwrite"])
-        elif shlex.join(options) not in json.loads(record.read_text())["command"]:
+            yield Job(f"base {name}", argv)
+        elif json.loads(record.read_text())["command"] != "python tinyr1.py " + shlex.join(argv):
             raise UserError(f"{self.folders[name]} was made with other options: delete it to make it anew.")
 
     def bases_of(self, words: str) -> Iterable[Job]:
@@ -256,10 +254,7 @@ def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 with open(out / "logs" / f"{job.name.replace(' ', '-')}.log", "ab") as log:
-                    command = [sys.executable, str(HERE / "tinyr1.py"), *job.argv]
-                    running[job.name] = subprocess.Popen(
-                        command, stdout=log, stderr=log, env=surroundings, start_new_session=True
-                    )
+                    running[job.name] = start(job.argv, stdout=log, stderr=log, env=surroundings)
             time.sleep(0.5)
             for name, process in list(running.items()):
                 if process.poll() is not None:
@@ -328,12 +323,10 @@ def make_part(name: str, missing: Missing, args: Any) -> int:
         typed = [
             f"python tinyr1.py train {shlex.join(missing.train(run, 'SEED'))}" for run in part.runs.values()
         ]
+        # what failed may be what it tells of
+        more = "" if failed else part.more(missing.out)
         try:
-            print(
-                pages.write(
-                    Path(args.pages) / name, part.title, typed, groups, part.figures, part.more(missing.out)
-                )
-            )
+            print(pages.write(Path(args.pages) / name, part.title, typed, groups, part.figures, more))
         except NotARun as error:
             raise UserError(f"No page for {name}: {error}") from error
     if failed:
