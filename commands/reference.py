@@ -300,8 +300,11 @@ def make_part(name: str, missing: Missing, args: Any) -> int:
     bases = {job.name: job for run in part.runs.values() for job in missing.bases_of(RUNS[run])}
     if args.list:
         # a run whose base is missing cannot be looked up
-        runs = [] if bases else [job.name for run in part.runs.values() for job in missing.run(run)]
-        print(f"{name:12}{part.title}: {', '.join([*bases, *runs]) or 'nothing'} missing")
+        runs = ["the runs"] if bases else [job.name for run in part.runs.values() for job in missing.run(run)]
+        told = f"{', '.join([*bases, *runs]) or 'nothing'} missing"
+        if not part.runs:
+            told = f"made by {' and '.join(words.split()[0] for words in part.commands)}, which resumes"
+        print(f"{name:12}{part.title} ({told})")
         return 0
     print(f"{name}: {part.title}", flush=True)
     # bases that start from others come after them

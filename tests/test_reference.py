@@ -54,6 +54,9 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd)
     argv += ["--pages", str(page.parent)]
     assert tinyr1.main([*argv, "--list"]) == 0
     assert "quick-s0, quick-s1 missing" in capfd.readouterr().out
+    assert tinyr1.main(["reference", "dip", "algorithms", "--list", "--out", str(out)]) == 0
+    told = capfd.readouterr().out
+    assert "base dip, the runs missing" in told and "made by compare_algos, which resumes" in told
     assert tinyr1.main(argv) == 0, (out / "logs" / "quick-s0.log").read_text()
     text = page.read_text()
     assert "| bandit | 2 |" in text and pages.NOTES in text and page.with_suffix(".png").exists()
