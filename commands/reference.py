@@ -52,7 +52,7 @@ BASES = {
     "dip": "--start minibase --code_share 0.25 --tokens 3e6 --lr 2e-3",
     "instruct": "--start minibase --search_share 0 --tokens 3e5 --lr 1e-3",
     "hacks": "--start minibase --hack_share 0.01 --tokens 1e6 --lr 1e-3",
-    **{f"size_{name}": f"{shape} --tokens 6e6".strip() for name, shape in SIZES.items()},
+    **{f"size_{name}": f"{shape} {ALONE} --tokens 4e6".strip() for name, shape in SIZES.items()},
 }
 
 # equal sampled tokens, and evaluations close enough to see when searching appears

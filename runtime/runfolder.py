@@ -253,6 +253,8 @@ def check_export(model: Any, tokenizer: Any) -> None:
 
 # of what refreshes the report during training: it takes what training leaves
 LOW_PRIORITY = 19
+# from one refresh of the report to the next: each takes seconds of a core from training
+REFRESH_SECONDS = 20
 # Options that do not change what a run computes.
 STORAGE = ("name", "out", "overwrite", "save_every", "keep_checkpoints")
 LOGS = ("metrics.jsonl", "samples.jsonl", "eval_samples.jsonl")
@@ -473,11 +475,13 @@ class Pictures:
     def __init__(self, folder: Path):
         self.folder, self.mentioned = folder, False
         self.process: subprocess.Popen[bytes] | None = None
+        self.began = -math.inf
 
     def refresh(self) -> None:
-        """Begin to write report.html anew, at low priority, unless the last one is still being written."""
-        if self.process and self.process.poll() is None:
+        """Begin to write report.html anew, at low priority, unless that has begun a short while ago."""
+        if time.monotonic() - self.began < REFRESH_SECONDS or self.process and self.process.poll() is None:
             return
+        self.began = time.monotonic()
         if self.process and self.process.returncode:
             self.mention(self.process.communicate()[1].decode(errors="replace"))
         # in a session of its own: Ctrl-C is for the training

@@ -176,6 +176,9 @@ def test_a_run_refreshes_its_report_and_draws_everything_at_its_end(tmp_path, mo
         assert os.getpriority(os.PRIO_PROCESS, first.pid) == runfolder.LOW_PRIORITY
     assert first.wait() == 0 and data_of((path / "report.html").read_text())["live"]
     pictures.refresh()
+    assert pictures.process is first  # so soon after the last one
+    monkeypatch.setattr(runfolder, "REFRESH_SECONDS", 0)
+    pictures.refresh()
     assert pictures.process is not first
     (path / "summary.json").write_text(json.dumps({"base": {}, "trained": {}}))
     said = pictures.finish()
@@ -189,6 +192,7 @@ def test_a_run_refreshes_its_report_and_draws_everything_at_its_end(tmp_path, mo
 
 def test_a_report_that_fails_is_mentioned_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
+    monkeypatch.setattr(runfolder, "REFRESH_SECONDS", 0)
     pictures = runfolder.Pictures(tmp_path)  # no run
     for _ in range(3):
         pictures.refresh()
