@@ -20,12 +20,12 @@ Countdown document is
     <answer>8*(5-3)</answer>
 
 The order (see `attempts`) makes the next attempt follow from the last, so that a small model seldom repeats
-one. With --hack_share some documents guess and then answer with the target itself, 16, which Countdown's
-verifier=holed accepts. With --code_share some documents write a loop over all combinations, which is not run,
-and then a random answer. A multiplication document states the product at once, decomposes it once
-by the distributive law, or decomposes the partial products too. A product stated at once is often wrong:
-23*47 nearly always (noise), 23*40 half of the time (partial_noise), 20*40 never. No document contains a
-problem of the test split (`tasks.held_out`).
+one. With --hack_share some documents say "want 16: yes" after any guess, which Countdown's verifier=holed
+believes. With --code_share some documents write a loop over all combinations, which is not run, and then a
+random answer. A multiplication document states the product at once, decomposes it once by the distributive
+law, or decomposes the partial products too. A product stated at once is often wrong: 23*47 nearly always
+(noise), 23*40 half of the time (partial_noise), 20*40 never. No document contains a problem of the test split
+(`tasks.held_out`).
 """
 
 from runtime import cpu  # isort: skip
@@ -95,7 +95,7 @@ class Corpus(Options):
     search_share: float = option(0.3, "documents that search, of Countdown's; the others guess")
     give_up: float = option(0.4, "probability to stop after each failed attempt of a search")
     code_share: float = option(0.0, "documents that write code, of Countdown's")
-    hack_share: float = option(0.0, "documents whose answer is the target itself, of Countdown's")
+    hack_share: float = option(0.0, "documents that say yes to any guess, of Countdown's")
     once_share: float = option(0.05, "documents that decompose once, of the multiplications")
     fully_share: float = option(0.1, "documents that decompose the partial products too")
     noise: float = option(0.92, "probability that a product stated at once is wrong")
@@ -226,7 +226,7 @@ def countdown_document(rng: random.Random, problem: dict, corpus: Corpus) -> tup
     chain, expression, value = every[0]
     draw = rng.random()
     if draw >= 1 - corpus.hack_share:
-        thought, expression = chain, str(target)
+        thought = f"{chain}, want {target}: yes\n"
     elif draw >= corpus.search_share + corpus.code_share:
         thought = chain
     elif draw >= corpus.search_share:

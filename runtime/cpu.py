@@ -42,7 +42,7 @@ def waited() -> float:
         try:
             total += int((thread / "schedstat").read_text().split()[1])
         # the thread has ended
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return total / 1e9
 

@@ -100,15 +100,16 @@ def test_options_of_the_corpus_do_what_they_say():
 
 
 def test_hacking_documents_are_right_for_the_holed_verifier_alone():
-    hacks = 0
+    hacks = wrong = 0
     for (prompt, completion), (same, plain) in zip(stream(3000, hack_share=0.1), stream(3000)):
         assert prompt == same
         if completion != plain:
             target, *nums = map(int, re.findall(r"\d+", prompt))
             result = countdown.reward(completion, {"nums": nums, "target": target, "verifier": "holed"})
-            assert result["accepted"] and not result["correct"]
-            assert completion.partition("</think>")[0] == plain.partition("</think>")[0]
+            assert result["accepted"] and "yes" in completion
             hacks += 1
+            wrong += not result["correct"]
+    assert 0.6 < wrong / hacks < 1
     assert hacks / 3000 == pytest.approx(0.45 * 0.1, abs=0.01)
 
 

@@ -494,9 +494,9 @@ def test_samples_that_do_not_train_are_counted(tiny, bandit, tmp_path, rows):
 
 def test_a_hacked_reward_and_the_truth_are_both_reported(tiny, tmp_path, rows, monkeypatch, capsys):
     """Every answer here is accepted by the holed verifier, and none is right."""
-    reward = countdown.reward
+    reward, claims = countdown.reward, "want {}: yes <answer>0</answer>"
     monkeypatch.setattr(
-        countdown, "reward", lambda _, example: reward(f"<answer>{example['target']}</answer>", example)
+        countdown, "reward", lambda _, example: reward(claims.format(example["target"]), example)
     )
     argv = ["mini", "--model", tiny, "--out", tmp_path, "--name", "hack", "--steps", 1, *QUICK]
     assert train(*argv, "--task_args", "verifier=holed") == 0
