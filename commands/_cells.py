@@ -1,12 +1,14 @@
-"""Training runs that a command makes one after the other; finished ones are not run again."""
+"""Training runs, and other commands, that a command makes; finished ones are not run again."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tinyr1
 from runtime.runfolder import DIGESTS, HERE, UserError, changed_digests, differing, provenance
@@ -52,3 +54,45 @@ def run_cell(argv: list[str]) -> int:
             return process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
+
+
+class Job(NamedTuple):
+    """What is not there yet: a name, and the arguments of tinyr1.py."""
+
+    name: str
+    argv: list[str]
+
+
+def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
+    """Run these commands of tinyr1.py, `at_once` of them at a time. Returns the names of those that failed.
+
+    Each writes what it says to OUT/logs/NAME.log. Ctrl-C is passed on to all: they save before they stop.
+    """
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    surroundings = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {})
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    running: dict[str, Any] = {}
+    waiting, failed, began = list(jobs), [], time.time()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                with open(out / "logs" / f"{job.name.replace(' ', '-')}.log", "ab") as log:
+                    running[job.name] = start(job.argv, stdout=log, stderr=log, env=surroundings)
+            time.sleep(0.5)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    failed += [name] * (process.returncode != 0)
+                    told = "failed" if process.returncode else "finished"
+                    print(
+                        f"{(time.time() - began) / 60:6.1f} min  {name}: {told}; {len(waiting)} wait",
+                        flush=True,
+                    )
+    except KeyboardInterrupt:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+        raise
+    return failed

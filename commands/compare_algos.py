@@ -8,15 +8,16 @@
 A cell is an algorithm, or `algorithm:control` for a control run, with one seed. Each cell has its own run
 folder under --out. Everything else on the command line is a preset or an option of training, for all cells.
 The same command resumes: finished cells are not run again. A cell that was run with other settings, another
-base model, task or trainer is refused.
+base model, task or trainer is refused. With --jobs 2 two cells share the cores; what they say is in OUT/logs.
 """
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import tinyr1
 from commands import make_parser
-from commands._cells import finished, run_cell
+from commands._cells import Job, finished, make_all
 from plots import algorithms
 from plots.runs import NotARun
 from runtime.config import check_gpu
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
         "--algos", default=",".join(tinyr1.ALGORITHMS), help="algorithms or algorithm:control, with commas"
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--out", default="runs/algos", help="folder of the cells' run folders")
     parser.add_argument("--report", help="path of figure and table, without suffix (default: OUT/algorithms)")
     args, options = parser.parse_known_args(argv)
@@ -66,24 +68,17 @@ def main(argv: list[str]) -> int:
     commands = {cell: cell_command(args.out, options, *cell) for cell in cells}
     # all cells are checked before any runs
     check_gpu(*tinyr1.parse(next(iter(commands.values()))))
-    done = {cell for cell, command in commands.items() if finished(command)}
-    failed: dict[str, int] = {}
-    for i, (cell, command) in enumerate(commands.items()):
-        print(f"[{i + 1}/{len(cells)}] {cell[0]}, seed {cell[1]}{': finished' * (cell in done)}", flush=True)
-        if cell in done:
-            continue
-        code = run_cell(["train", *command])
-        if code == 130:
-            print("stopped; the same command resumes")
-            return 130
-        if code:
-            failed[cell[0]] = failed.get(cell[0], 0) + 1
-        else:
-            done.add(cell)
+    pending = {
+        cell: Job(command[-1], ["train", *command])
+        for cell, command in commands.items()
+        if not finished(command)
+    }
+    failures = make_all([*pending.values()], args.jobs, Path(args.out))
+    failed = Counter(algo for (algo, _), job in pending.items() if job.name in failures)
     paths: dict[str, list[Path]] = {algo: [] for algo in args.algos.split(",")}
-    for algo, seed in cells:
-        if (algo, seed) in done:
-            paths[algo].append(Path(args.out) / commands[algo, seed][-1])
+    for (algo, _), command in commands.items():
+        if command[-1] not in failures:
+            paths[algo].append(Path(args.out) / command[-1])
     typed = shlex.join(["python", "tinyr1.py", "compare_algos", *argv])
     try:
         algorithms.write(paths, report, typed, failed)

@@ -12,19 +12,17 @@ another base, task or uncommitted trainer is refused: delete it to make it anew.
 
 import json
 import math
-import os
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from commands import make_parser
-from commands._cells import finished, folder_of, run_cell, start
-from plots import pages
+from commands._cells import Job, finished, folder_of, make_all
+from plots import aha, pages, reflection
 from plots.runs import NotARun, load_run
+from plots.statistics import wilson
 from runtime.config import suggest
 from runtime.runfolder import UserError
 
@@ -84,14 +82,15 @@ RUNS = {
 
 class Part(NamedTuple):
     """A page: its title, {name in the table: run}, {suffix of a picture: function of the groups}. Before it
-    come the commands of tinyr1.py, with {out} and {pages} for the two folders; more(out) is added to it.
+    come {command of tinyr1.py: a file that it leaves, or ""}, with the fields of `Plan` and {seed}, once per
+    seed where that occurs. Where the file is, the command is not run again. more(plan) is added to the page.
     """
 
     title: str
     runs: dict[str, str] = {}
     figures: dict[str, Callable] = {}
-    commands: Sequence[str] = ()
-    more: Callable[[Path], str] = lambda out: ""
+    commands: dict[str, str] = {}
+    more: Callable[["Plan"], str] = lambda plan: ""
 
 
 def odds(share: float) -> float:
@@ -104,22 +103,62 @@ NEVER = odds(SHARES["0_1"]) + 1.5
 DOSE = {f"{100 * share:g} %": odds(share) if share else NEVER for share in SHARES.values()}
 
 
+COMPARE = "compare_algos --out {out}/algorithms --report {pages}/algorithms"
 GREEDY = "eval --temperature 0 --eval_samples 1 --out {out}"
 
 
-def greedy_table(out: Path) -> str:
+def greedy_table(plan: "Plan") -> str:
     """How often the bases search: sampled at temperature 1, and greedily."""
     lines = [
         "| documents that search | sampled responses that search | greedy ones | greedy accuracy |",
         "|---" * 4 + "|",
     ]
     for name in SHARES:
-        record = json.loads((out / "bases" / f"share_{name}" / "record.json").read_text())
+        record = json.loads((plan.out / "bases" / f"share_{name}" / "record.json").read_text())
         sampled = record["held_out"]["countdown"]
-        (greedy,) = json.loads((out / f"eval-greedy-{name}" / "eval.json").read_text())["sets"].values()
+        (greedy,) = json.loads((plan.out / f"eval-greedy-{name}" / "eval.json").read_text())["sets"].values()
         shares = (sampled["search_share"], greedy["search_share"], greedy["accuracy"])
         lines.append(f"| {100 * SHARES[name]:g} % | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
     return "\n".join(lines)
+
+
+# evaluations at problems of so many numbers
+WIDTHS = ("3", "4", "5")
+WIDER = (
+    "eval --task_args numbers={n} high=13 wording=short --eval_problems 100 --eval_samples 256 "
+    "--max_new_tokens 320 --out {{out}} --model {model} --name wide-{n}-{name}"
+)
+GENERALISE = {
+    WIDER.format(n=n, model=model, name=name): ""
+    for n in WIDTHS
+    for model, name in (("minibase", "base"), ("{out}/mini-s{seed}/final", "s{seed}"))
+}
+
+
+def generalisation_table(plan: "Plan") -> str:
+    """What base and trained models make of problems with more numbers than they were trained on, and how many
+    problems only one of them ever solves.
+    """
+    keys = ("accuracy", "pass@16", "pass@256", "search_share", "cut_share")
+    heads = "accuracy | pass@16 | pass@256 | responses that search | cut off | tokens | attempts"
+    levels = [f"| numbers | model | {heads} |", "|---" * 9 + "|"]
+    ever = [f"| numbers | seed | {' | '.join(aha.EVER_SOLVED)} |", "|---" * 6 + "|"]
+    for n in WIDTHS:
+        for name in ("base", *(f"s{seed}" for seed in plan.seeds)):
+            folder = plan.out / f"eval-wide-{n}-{name}"
+            (found,) = json.loads((folder / "eval.json").read_text())["sets"].values()
+            cells = [f"{found[key]:.1%}" for key in keys]
+            cells += [f"{found[key]:.1f}" for key in ("tokens", "attempts")]
+            levels.append(f"| {n} | {name} | {' | '.join(cells)} |")
+            if name != "base":
+                paths = {"base": plan.out / f"eval-wide-{n}-base", "trained": folder}
+                (_, base), (_, trained) = aha.sides_of(paths, "countdown") or []
+                counts = aha.count_solved(base, trained, list(base))
+                intervals = [wilson(count, len(base)) for count in counts.values()]
+                cells = [f"{share:.0%} [{low:.0%}, {high:.0%}]" for share, low, high in intervals]
+                ever.append(f"| {n} | {name} | {' | '.join(cells)} |")
+    about = "Problems solved at least once in 256 samples, by whom, with 95 % Wilson intervals:"
+    return "\n".join([*levels, "", about, "", *ever])
 
 
 PARTS = {
@@ -135,12 +174,12 @@ PARTS = {
             ),
             "_tokens": pages.over_tokens("RL on bases whose documents search seldom or often"),
         },
-        [f"{GREEDY} --model {{out}}/bases/share_{name} --name greedy-{name}" for name in SHARES],
+        {f"{GREEDY} --model {{out}}/bases/share_{name} --name greedy-{name}": "" for name in SHARES},
         greedy_table,
     ),
     "algorithms": Part(
         "Algorithms",
-        commands=["compare_algos --out {out}/algorithms --report {pages}/algorithms"],
+        commands={f"{COMPARE} --seeds {{seeds}} --jobs {{jobs}}": ""},
     ),
     "rewards": Part(
         "Is it the reward?",
@@ -174,6 +213,18 @@ PARTS = {
         {"base": "mini", "after SFT on short answers": "instruct"},
         {"": pages.over_tokens("The base, and the base after a little SFT on short answers")},
     ),
+    "generalisation": Part(
+        "Three numbers trained, four and five tested",
+        {"mini": "mini"},
+        commands=GENERALISE,
+        more=generalisation_table,
+    ),
+    "reflection": Part(
+        "Does reflecting lead to right answers?",
+        {"mini": "mini"},
+        commands={"reflect {out}/mini-s{seed}": "{out}/mini-s{seed}/reflect.json"},
+        more=lambda plan: reflection.table_of_seeds(plan.trained("mini")),
+    ),
     "length": Part(
         "Length bias: GRPO and Dr. GRPO",
         {"grpo": "mini", "drgrpo": "drgrpo"},
@@ -197,18 +248,11 @@ PARTS = {
 # ---------------------------------------------------------------- making what is missing
 
 
-class Job(NamedTuple):
-    """A base or a run that is not there yet: the arguments of tinyr1.py."""
+class Plan:
+    """What the parts need, and what of it is still missing."""
 
-    name: str
-    argv: list[str]
-
-
-class Missing:
-    """What the given parts still need."""
-
-    def __init__(self, out: Path, seeds: list[str]):
-        self.out, self.seeds = out, seeds
+    def __init__(self, out: Path, pages: Path, seeds: list[str], at_once: int = 1):
+        self.out, self.pages, self.seeds, self.at_once = out, pages, seeds, at_once
         self.folders = {name: out / "bases" / name for name in BASES}
 
     def base(self, name: str) -> Iterable[Job]:
@@ -238,40 +282,65 @@ class Missing:
             if not finished(argv):
                 yield Job(argv[-1], ["train", *argv])
 
+    def trained(self, run: str) -> list[Path]:
+        """The folders of the finished runs."""
+        every = (self.train(run, seed) for seed in self.seeds)
+        return [folder_of(argv) for argv in every if finished(argv)]
 
-def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
-    """Make what is missing, `at_once` of them at a time. Returns the names of those that failed.
+    def commands(self, name: str) -> Iterable[Job]:
+        """Those of a part."""
+        for words, file in PARTS[name].commands.items():
+            for seed in self.seeds if "{seed}" in words else self.seeds[:1]:
+                fields = {
+                    "out": self.out, "pages": self.pages, "seed": seed, "seeds": ",".join(self.seeds),
+                    "jobs": self.at_once,
+                }  # fmt: skip
+                if not file or not Path(file.format_map(fields)).exists():
+                    argv = shlex.split(words.format_map(fields))
+                    yield Job(f"{name} {shlex.join(argv[:2])} {seed}".replace("/", "-"), argv)
 
-    Each writes what it says to OUT/logs/NAME.log. Ctrl-C is passed on to all: they save before they stop.
+    def make(self, jobs: Iterable[Job]) -> list[str]:
+        """The names of those that failed."""
+        return make_all([*{job.name: job for job in jobs}.values()], self.at_once, self.out)
+
+
+def list_part(name: str, plan: Plan) -> None:
+    """Say what is missing."""
+    part = PARTS[name]
+    bases = {job.name for run in part.runs.values() for job in plan.bases_of(RUNS[run])}
+    # a run whose base is missing cannot be looked up
+    runs = ["the runs"] if bases else [job.name for run in part.runs.values() for job in plan.run(run)]
+    told = f"{', '.join([*bases, *runs]) or 'nothing'} missing"
+    if not part.runs:
+        told = f"made by {' and '.join(words.split()[0] for words in part.commands)}, which resumes"
+    print(f"{name:12}{part.title} ({told})")
+
+
+def make_part(name: str, plan: Plan) -> int:
+    """Make the bases, the runs, what else is measured, and the page. 1 if something failed: then what does
+    not need it is made all the same.
     """
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    surroundings = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {})
-    (out / "logs").mkdir(parents=True, exist_ok=True)
-    running: dict[str, Any] = {}
-    waiting, failed, began = list(jobs), [], time.time()
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                with open(out / "logs" / f"{job.name.replace(' ', '-')}.log", "ab") as log:
-                    running[job.name] = start(job.argv, stdout=log, stderr=log, env=surroundings)
-            time.sleep(0.5)
-            for name, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    failed += [name] * (process.returncode != 0)
-                    told = "failed" if process.returncode else "finished"
-                    print(
-                        f"{(time.time() - began) / 60:6.1f} min  {name}: {told}; {len(waiting)} wait",
-                        flush=True,
-                    )
-    except KeyboardInterrupt:
-        for process in running.values():
-            process.send_signal(signal.SIGINT)
-        for process in running.values():
-            process.wait()
-        raise
-    return failed
+    part = PARTS[name]
+    print(f"{name}: {part.title}", flush=True)
+    bases = [job for run in part.runs.values() for job in plan.bases_of(RUNS[run])]
+    # bases that start from others come after them
+    roots = [job for job in bases if "{" not in BASES[job.name.removeprefix("base ")]]
+    failed = plan.make(roots) or plan.make(job for job in bases if job not in roots)
+    failed = failed or plan.make(job for run in part.runs.values() for job in plan.run(run))
+    failed = failed or plan.make(plan.commands(name))
+    if part.runs:
+        runs = part.runs.values()
+        typed = [f"python tinyr1.py train {shlex.join(plan.train(run, 'SEED'))}" for run in runs]
+        groups = {label: [load_run(path) for path in plan.trained(run)] for label, run in part.runs.items()}
+        # what failed may be what it tells of
+        more = "" if failed else part.more(plan)
+        try:
+            print(pages.write(plan.pages / name, part.title, typed, groups, part.figures, more))
+        except NotARun as error:
+            raise UserError(f"No page for {name}: {error}") from error
+    if failed:
+        print(f"failed: {', '.join(failed)}; see {plan.out / 'logs'}", file=sys.stderr)
+    return bool(failed)
 
 
 def main(argv: list[str]) -> int:
@@ -287,51 +356,9 @@ def main(argv: list[str]) -> int:
     for name in chosen:
         if name not in PARTS:
             raise UserError(f"Unknown part {name!r}.{suggest(name, PARTS)} There are {', '.join(PARTS)}.")
-    missing = Missing(Path(args.out), args.seeds.split(","))
-    status = 0
-    for name in chosen:
-        status |= make_part(name, missing, args)
-    return status
-
-
-def make_part(name: str, missing: Missing, args: Any) -> int:
-    """Make the bases, then the runs, then the page. 1 if something failed: the rest is made all the same."""
-    part = PARTS[name]
-    bases = {job.name: job for run in part.runs.values() for job in missing.bases_of(RUNS[run])}
+    plan = Plan(Path(args.out), Path(args.pages), args.seeds.split(","), args.jobs)
     if args.list:
-        # a run whose base is missing cannot be looked up
-        runs = ["the runs"] if bases else [job.name for run in part.runs.values() for job in missing.run(run)]
-        told = f"{', '.join([*bases, *runs]) or 'nothing'} missing"
-        if not part.runs:
-            told = f"made by {' and '.join(words.split()[0] for words in part.commands)}, which resumes"
-        print(f"{name:12}{part.title} ({told})")
+        for name in chosen:
+            list_part(name, plan)
         return 0
-    print(f"{name}: {part.title}", flush=True)
-    # bases that start from others come after them
-    roots = [job for name, job in bases.items() if "{" not in BASES[name.removeprefix("base ")]]
-    others = [job for job in bases.values() if job not in roots]
-    failed = make_all(roots, args.jobs, missing.out) or make_all(others, args.jobs, missing.out)
-    if not failed:
-        jobs = {job.name: job for run in part.runs.values() for job in missing.run(run)}
-        failed = make_all(list(jobs.values()), args.jobs, missing.out)
-    for words in part.commands:
-        words = words.format(out=missing.out, pages=args.pages)
-        failed += [words] * (run_cell(shlex.split(words)) != 0)
-    groups = {
-        label: [load_run(folder_of(argv)) for argv in trained]
-        for label, run in part.runs.items()
-        if (trained := [argv for seed in missing.seeds if finished(argv := missing.train(run, seed))])
-    }
-    if part.runs:
-        typed = [
-            f"python tinyr1.py train {shlex.join(missing.train(run, 'SEED'))}" for run in part.runs.values()
-        ]
-        # what failed may be what it tells of
-        more = "" if failed else part.more(missing.out)
-        try:
-            print(pages.write(Path(args.pages) / name, part.title, typed, groups, part.figures, more))
-        except NotARun as error:
-            raise UserError(f"No page for {name}: {error}") from error
-    if failed:
-        print(f"failed: {', '.join(failed)}; see {missing.out / 'logs'}", file=sys.stderr)
-    return bool(failed)
+    return max(make_part(name, plan) for name in chosen)

@@ -442,8 +442,7 @@ def solved(sides: list) -> str:
     common = [name for name in trained if name in base]
     if not common:
         return "The evaluations of the base and of the trained model have no problem in common."
-    ever = [tuple(any(row["correct"] for row in side[name]) for side in (base, trained)) for name in common]
-    counts = {kind: ever.count(pair) for kind, pair in EVER_SOLVED.items()}
+    counts = count_solved(base, trained, common)
     samples = " and ".join(f"{samples_per_problem(side)} of the {name} model" for name, side in sides)
     lines = [
         f"Of {len(common)} problems, the trained model solves {counts['trained only']} at least once that "
@@ -456,6 +455,12 @@ def solved(sides: list) -> str:
         share, low, high = wilson(count, len(common))
         lines.append(f"| {kind} | {count} | {share:.1%} | {low:.1%} … {high:.1%} |")
     return "\n".join(lines)
+
+
+def count_solved(base: dict, trained: dict, names: list[str]) -> dict[str, int]:
+    """{kind of EVER_SOLVED: how many of these problems}."""
+    ever = [tuple(any(row["correct"] for row in side[name]) for side in (base, trained)) for name in names]
+    return {kind: ever.count(pair) for kind, pair in EVER_SOLVED.items()}
 
 
 def samples_per_problem(problems: dict[str, list]) -> str:

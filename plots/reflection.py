@@ -83,7 +83,7 @@ def table(side: dict) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-# ---------------------------------------------------------------- of a run
+# ---------------------------------------------------------------- of runs
 
 # model -> its side of reflect.json: both models continue the base's wrong guesses
 SIDES = {"base": "base", "trained": "trained_from_base"}
@@ -108,3 +108,19 @@ def forced_in_words(folder: Path) -> str:
         "Right responses after a failed check that is forced on the base's wrong guesses, in points [95 %]:"
     )
     return "\n".join([head, *lines]) if lines else ""
+
+
+def table_of_seeds(folders: list[Path]) -> str:
+    """What `reflect` found of these runs, one row per model and run; Markdown."""
+    lines = []
+    for column, label in COLUMNS.items():
+        rows = GAINS if lines else LEVELS | GAINS
+        lines.append(f"| {label}: % of responses [95 %] of problems | {' | '.join(rows.values())} |")
+        lines.append("|---" * (len(rows) + 1) + "|")
+        for name, side in SIDES.items():
+            for folder in folders:
+                figures = read_dict(folder / "reflect.json")["sides"][side][column]
+                cells = [in_words(figures[row], row in GAINS) for row in rows]
+                lines.append(f"| {name}, {folder.name} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()

@@ -9,7 +9,7 @@ from test_plots import make, run_rows  # noqa: F401
 from test_train import QUICK
 
 import tinyr1
-from commands.reference import BASES, PARTS, RUNS, Missing, Part
+from commands.reference import BASES, PARTS, RUNS, Part, Plan
 from minibase import make as minibase
 from plots import pages
 from plots.runs import NotARun, load_run
@@ -17,32 +17,32 @@ from runtime.runfolder import UserError
 
 
 def test_every_base_and_every_run_is_a_command_that_parses():
-    missing = Missing(Path("runs/reference"), ["0", "1"])
+    plan = Plan(Path("runs/reference"), Path("pages"), ["0", "1"])
     for name, options in BASES.items():
-        minibase.parse([*shlex.split(options.format_map(missing.folders)), "--out", name])
-    names = {missing.train(run, seed)[-1] for run in RUNS for seed in missing.seeds}
+        minibase.parse([*shlex.split(options.format_map(plan.folders)), "--out", name])
+    names = {plan.train(run, seed)[-1] for run in RUNS for seed in plan.seeds}
     assert len(names) == 2 * len(RUNS)
     for run in RUNS:
-        tinyr1.parse(missing.train(run, "0"))
+        tinyr1.parse(plan.train(run, "0"))
     for part in PARTS.values():
         assert set(part.runs.values()) <= RUNS.keys() and (part.runs or part.commands)
-        for words in part.commands:
-            assert words.split()[0] in tinyr1.COMMANDS
+    for job in (job for name in PARTS for job in plan.commands(name)):
+        assert job.argv[0] in tinyr1.COMMANDS and "{" not in shlex.join(job.argv)
 
 
 def test_a_base_comes_after_the_one_that_it_starts_from(tmp_path):
-    missing = Missing(tmp_path, ["0"])
-    jobs = list(missing.bases_of(RUNS["share_3"]))
+    plan = Plan(tmp_path, tmp_path, ["0"])
+    jobs = list(plan.bases_of(RUNS["share_3"]))
     assert [job.name for job in jobs] == ["base trunk", "base share_3"]
     assert jobs[1].argv[:3] == ["make-base", "--start", str(tmp_path / "bases" / "trunk")]
     trunk = tmp_path / "bases" / "trunk"
     trunk.mkdir(parents=True)
     command = f"python tinyr1.py make-base {BASES['trunk']} --out {trunk} --overwrite"
     (trunk / "record.json").write_text(json.dumps({"command": command}))
-    assert [job.name for job in missing.bases_of(RUNS["share_3"])] == ["base share_3"]
+    assert [job.name for job in plan.bases_of(RUNS["share_3"])] == ["base share_3"]
     (trunk / "record.json").write_text(json.dumps({"command": command.replace("6e6", "9e6")}))
     with pytest.raises(UserError, match="made with other options: delete it"):
-        list(missing.bases_of(RUNS["share_3"]))
+        list(plan.bases_of(RUNS["share_3"]))
 
 
 def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd):
