@@ -51,7 +51,7 @@ from runtime import config, models, setup
 from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, option
 from runtime.learner import Learner
 from runtime.loop import Loop, steer_kl
-from runtime.metrics import dead_groups, evaluation, most_varied, sample_records, step_metrics
+from runtime.metrics import dead_groups, evaluation, sample_records, step_metrics
 from runtime.presets import PRESETS, help_text
 from runtime.problems import Problem
 from runtime.runfolder import HERE, Clock, Run, UserError, release_locks
@@ -383,7 +383,7 @@ class Batch:
     rollout: Rollout
     rewards: Tensor  # (B,G)
     correct: Tensor  # (B,G) bool
-    in_batch: Tensor  # (N,) bool, False: a filter or --train_samples leaves the row out, also of its means
+    in_batch: Tensor  # (N,) bool, False: a filter leaves the row out of the batch and its means
     has_loss: Tensor  # (N,) bool, False: the row counts where the loss divides by rows, but has no loss
     # filled by compute_logprobs, where something needs them
     old_logprobs: Tensor | None = None  # (N,T) under the policy before the update
@@ -512,9 +512,8 @@ def make_batch(samples: Samples, cfg: Train, step: int, kl_coef: float) -> Batch
     response_rewards = torch.from_numpy(samples.rewards).to(device).view(-1, cfg.group)
     verdicts = [rewards.is_correct(r) for r in samples.records]
     correct = torch.tensor(verdicts, device=device).view(-1, cfg.group)
-    keep = torch.tensor(passes_filters(samples.records, cfg), device=device)[:, None]  # (B,1)
-    chosen = most_varied(response_rewards, cfg.train_samples)
-    in_batch = torch.zeros_like(correct).scatter(1, chosen, keep.expand_as(chosen)).flatten()
+    keep = torch.tensor(passes_filters(samples.records, cfg), device=device)  # (B,)
+    in_batch = keep.repeat_interleave(cfg.group)
     has_loss = rollout.finished if cfg.mask_truncated else torch.ones_like(rollout.finished)
     return Batch(cfg, step, kl_coef, rollout, response_rewards, correct, in_batch, has_loss)
 
@@ -545,12 +544,9 @@ def compute_advantages(batch: Batch, cfg: Train) -> None:
     if cfg.adv in ADVANTAGE:
         if penalty is not None:
             response_rewards = response_rewards - penalty.sum(1).view_as(response_rewards)
-        chosen = most_varied(batch.rewards, cfg.train_samples)
-        compared = response_rewards.gather(1, chosen)
         # equal rewards carry no signal, though rounding could make their mean differ from them
-        equal = (compared == compared[:, :1]).all(1, keepdim=True)
-        among_compared = ADVANTAGE[cfg.adv](compared).masked_fill(equal, 0.0)
-        per_response = torch.zeros_like(response_rewards).scatter(1, chosen, among_compared)  # (B,G)
+        equal = (response_rewards == response_rewards[:, :1]).all(1, keepdim=True)
+        per_response = ADVANTAGE[cfg.adv](response_rewards).masked_fill(equal, 0.0)  # (B,G)
         advantages = per_response.view(-1, 1).expand_as(zeros)
     else:
         # the last token is input_ids[:, total_length-1], which is position total_length-2 here

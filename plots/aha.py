@@ -22,6 +22,7 @@ samples of each model:
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -399,7 +400,7 @@ def figure(run: History, samples: list[dict], sides: list | None = None) -> Figu
     return fig
 
 
-def sides_of(paths: dict[str, Path | None], task: str) -> list | None:
+def sides_of(paths: Mapping[str, Path | None], task: str) -> list | None:
     """[(name, {problem: samples})] of the eval_samples.jsonl files or their folders that are given, of this
     task alone; of a sample, only whether it is `correct`. Errors: NotARun.
     """

@@ -103,11 +103,9 @@ class RolloutOptions(Options):
         "prompts group overlong_buffer": COUNT,
         "min_pass_rate max_pass_rate": SHARE,
         "max_resamples": (0, 127),
-        "train_samples": HUGE,
     }
     prompts: int = option(16, "B, prompts per step")
     group: int = option(16, "G, samples per prompt")
-    train_samples: int = option(0, "samples per prompt that train: those whose rewards vary most; 0: all")
     filter_groups: bool = option(False, "leave out groups whose task rewards are all equal")
     min_pass_rate: float = option(0.0, "leave out groups with a smaller share of correct answers")
     max_pass_rate: float = option(1.0, "leave out groups with a larger share of correct answers")
@@ -121,10 +119,6 @@ class RolloutOptions(Options):
             lambda cfg: not cfg.filters(),
             "a filter: --filter_groups True, --min_pass_rate or --max_pass_rate",
         ),
-        "train_samples": (
-            lambda cfg: cfg.adv in ("return", "gae") or cfg.aux == "prm",
-            "an advantage that compares whole responses alone, such as --adv zscore without a PRM",
-        ),
     }
 
     def filters(self) -> bool:
@@ -132,8 +126,6 @@ class RolloutOptions(Options):
 
     def check(self) -> None:
         rewards.parse(self.rewards)
-        if self.train_samples and not 2 <= self.train_samples <= self.group:
-            raise UserError(f"--train_samples {self.train_samples} must lie in 2..{self.group} (--group).")
         if self.min_pass_rate > self.max_pass_rate:
             raise UserError(
                 f"--min_pass_rate {self.min_pass_rate} must not exceed --max_pass_rate {self.max_pass_rate}."

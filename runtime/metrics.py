@@ -62,19 +62,6 @@ def dead_groups(records: list[dict], G: int) -> np.ndarray:
     return (reward == reward[:, :1]).all(1)
 
 
-def most_varied(rewards: torch.Tensor, count: int) -> torch.Tensor:
-    """(B,count) the responses of each group whose rewards (B,G) have the largest variance; of a count of 0,
-    all. They are the i lowest and the count - i highest for some i: PODS, 2504.13818.
-    """
-    if not count:
-        return torch.arange(rewards.shape[1], device=rewards.device).expand_as(rewards)
-    order = rewards.argsort(dim=1, stable=True)
-    low, high = order[:, :count], order[:, -count:]
-    sets = torch.stack([torch.cat([low[:, :i], high[:, i:]], 1) for i in range(count + 1)])
-    variance = rewards.expand(count + 1, -1, -1).gather(2, sets).var(2)  # (count+1,B)
-    return sets[variance.argmax(0), torch.arange(len(rewards), device=rewards.device)]
-
-
 def step_metrics(samples: Any, cfg: Any) -> dict[str, float]:
     """Means over the Samples of a training step, and how their rewards vary within the groups."""
     rewards = samples.rewards.reshape(-1, cfg.group)  # (B,G)

@@ -5,7 +5,6 @@ equation with loops over tokens; and what its gradient must not depend on.
 import copy
 import math
 import statistics
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ import tinyr1
 from critic import Critic, gae, process_advantages, value_loss
 from engine import rollout
 from runtime.loop import State
-from runtime.metrics import most_varied
 from tasks import TaskError, rewards
 from tinyr1 import ADVANTAGE, ALGORITHMS, LOSS_NORM, SURROGATE, Policy, Train, policy_loss
 
@@ -478,44 +476,6 @@ def test_filters_of_groups():
     assert kept(min_pass_rate=0.2) == [True, False, True, False]
     assert kept(min_pass_rate=0.2, max_pass_rate=0.8) == [True, False, False, False]
     assert tinyr1.dead_groups(results, 4).tolist() == [False, True, True, False]
-
-
-def test_the_chosen_responses_have_the_largest_variance():
-    """PODS, 2504.13818: no other choice of so many has a larger one."""
-    rewards = torch.cat([torch.rand(20, 7), torch.randint(0, 2, (20, 7)).float()]).double()
-    for count in (2, 3, 6, 7):
-        chosen = most_varied(rewards, count)
-        assert all(len(set(row)) == count for row in chosen.tolist())
-        best = [
-            max(statistics.variance(some) for some in combinations(row, count)) for row in rewards.tolist()
-        ]
-        assert rewards.gather(1, chosen).var(1).tolist() == pytest.approx(best)
-    assert most_varied(rewards, 0)[0].tolist() == [*range(7)]
-
-
-def test_only_the_chosen_responses_train(models):
-    """The advantages compare them with each other, and the loss is their mean; the metrics are of all."""
-    policy, batch, aux = make("grpo", models, kl=0.0, train_samples=2)
-    slow = Slow("grpo", models, batch, aux)
-    rows = batch.rows.tolist()
-    assert [i // G for i in rows] == [0, 0, 1, 1, 2, 2] and sorted(REWARD[i] for i in rows[:2]) == [0, 1]
-    objective = 0.0
-    for i in rows:
-        # of two rewards 0 and 1: half over the deviation of sqrt(1/2); those of the middle group are equal
-        adv = (REWARD[i] - 0.5) / (math.sqrt(0.5) + 1e-6) if i // G != 1 else 0.0
-        terms = [ppo_clip(slow.ratio(i, t), adv, 0.2, 0.2) for t in range(slow.n[i])]
-        objective = objective + sum(terms) / slow.n[i] / 6
-    objective.backward()
-    expected = torch.cat([p.grad.flatten() for p in slow.policy.parameters()])
-    loss, gradient = step(policy, batch)
-    assert loss == pytest.approx(-objective.item(), abs=1e-7)
-    assert expected.norm() > 1e-2 and torch.allclose(gradient, -expected, atol=1e-7)
-
-
-def test_filters_and_the_choice_of_responses_work_together(models):
-    _, batch, _ = make("dapo", models, train_samples=2)
-    assert [i // G for i in batch.rows.tolist()] == [0, 0, 2, 2]
-    assert batch.advantages[~batch.in_batch].abs().max() == 0 < batch.advantages[batch.rows].abs().sum()
 
 
 def test_join_pads_to_the_longest():

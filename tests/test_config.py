@@ -160,7 +160,6 @@ IDLE = [  # what does nothing with one update per rollout and no KL, and what ma
     ("--critic_lr 1e-4", "--algo ppo"),
     ("--critic_warmup 3", "--algo ppo"),
     ("--max_resamples 2", "--filter_groups True"),
-    ("--algo ppo --train_samples 8", "--adv zscore --aux none"),
     ("--probe_every 0 --probe_problems 9", "--probe_every 5"),
     ("--probe_every 0 --stop_accuracy 0.5", "--probe_every 5"),
 ]

@@ -484,14 +484,6 @@ def test_a_control_is_named_everywhere(tiny, tmp_path, rows):
     assert step["reward"] > 0
 
 
-def test_samples_that_do_not_train_are_counted(tiny, bandit, tmp_path, rows):
-    argv = ["--model", tiny, "--task", bandit, "--out", tmp_path, "--name", "t", "--steps", 2, *QUICK]
-    assert train(*argv, "--kl", 0, "--entropy", 0.01, "--train_samples", 2) == 0
-    first = next(row for row in rows(tmp_path / "t" / "metrics.jsonl") if "sampled_tokens" in row)
-    assert first["sampled_tokens"] == first["tokens"] * 8 > first["updated_tokens"] > 0
-    assert train(*argv, "--overwrite", True, "--train_samples", 5) == 2
-
-
 def test_a_hacked_reward_and_the_truth_are_both_reported(tiny, tmp_path, rows, monkeypatch, capsys):
     """Every answer here is accepted by the holed verifier, and none is right."""
     reward, claims = countdown.reward, "want {}: yes <answer>0</answer>"
