@@ -64,10 +64,12 @@ class Job(NamedTuple):
 
 
 def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
-    """Run these commands of tinyr1.py, `at_once` of them at a time. Returns the names of those that failed.
+    """Run these commands of tinyr1.py, at most `at_once` of them at a time, which share the cores. Returns
+    the names of those that failed.
 
     Each writes what it says to OUT/logs/NAME.log. Ctrl-C is passed on to all: they save before they stop.
     """
+    at_once = max(1, min(at_once, len(jobs)))
     threads = max(1, (os.cpu_count() or 1) // at_once)
     surroundings = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {})
     (out / "logs").mkdir(parents=True, exist_ok=True)

@@ -41,10 +41,11 @@ MILLIONS = {name: float(name.replace("_", ".")) for name in SIZES}
 
 # Countdown alone, which a base then knows after fewer tokens
 ALONE = "--countdown_share 0.85 --multiply_share 0"
-FURTHER = f"--start {{trunk}} {ALONE} --tokens 2.5e6 --lr 3e-3"
-# name -> options of make-base; {name} is the folder of another base
+# the shipped base, which can search, after documents with other habits
+FURTHER = f"--start minibase {ALONE} --tokens 1e6 --lr 1e-3"
+# name -> options of make-base
 BASES = {
-    "trunk": f"{ALONE} --search_share 0 --tokens 6e6",
+    "never": f"{ALONE} --search_share 0 --tokens 5e6",
     **{f"share_{name}": f"{FURTHER} --search_share {share}" for name, share in SHARES.items()},
     "persists": f"{FURTHER} --give_up 0",
     "dip": "--start minibase --code_share 0.25 --tokens 3e6 --lr 2e-3",
@@ -62,6 +63,7 @@ RUNS = {
     "multiply": "mini-multiply",
     "dip": "mini-dip --model {dip}",
     "drgrpo": "mini --algo drgrpo",
+    "never": "mini --model {never}",
     "persists": "mini --model {persists}",
     "random": "mini --rewards random",
     "format": "mini --rewards format",
@@ -188,7 +190,7 @@ PARTS = {
     ),
     "controls": Part(
         "What RL builds on: three bases",
-        {"30 % search, some give up": "mini", "no document searches": "share_0", "none gives up": "persists"},
+        {"30 % search, some give up": "mini", "no document searches": "never", "none gives up": "persists"},
         {"": pages.seed_curves, "_growth": pages.seed_growth},
     ),
     "size": Part(
@@ -256,10 +258,8 @@ class Plan:
         self.folders = {name: out / "bases" / name for name in BASES}
 
     def base(self, name: str) -> Iterable[Job]:
-        """The base, after the one that it starts from. Errors: UserError if it was made otherwise."""
-        options = shlex.split(BASES[name].format_map(self.folders))
-        argv = ["make-base", *options, "--out", str(self.folders[name]), "--overwrite"]
-        yield from self.bases_of(BASES[name])
+        """Errors: UserError if it was made otherwise."""
+        argv = ["make-base", *shlex.split(BASES[name]), "--out", str(self.folders[name]), "--overwrite"]
         record = self.folders[name] / "record.json"
         if not record.exists():
             yield Job(f"base {name}", argv)
@@ -322,10 +322,7 @@ def make_part(name: str, plan: Plan) -> int:
     """
     part = PARTS[name]
     print(f"{name}: {part.title}", flush=True)
-    bases = [job for run in part.runs.values() for job in plan.bases_of(RUNS[run])]
-    # bases that start from others come after them
-    roots = [job for job in bases if "{" not in BASES[job.name.removeprefix("base ")]]
-    failed = plan.make(roots) or plan.make(job for job in bases if job not in roots)
+    failed = plan.make(job for run in part.runs.values() for job in plan.bases_of(RUNS[run]))
     failed = failed or plan.make(job for run in part.runs.values() for job in plan.run(run))
     failed = failed or plan.make(plan.commands(name))
     if part.runs:

@@ -19,7 +19,7 @@ from runtime.runfolder import UserError
 def test_every_base_and_every_run_is_a_command_that_parses():
     plan = Plan(Path("runs/reference"), Path("pages"), ["0", "1"])
     for name, options in BASES.items():
-        minibase.parse([*shlex.split(options.format_map(plan.folders)), "--out", name])
+        minibase.parse([*shlex.split(options), "--out", name])
     names = {plan.train(run, seed)[-1] for run in RUNS for seed in plan.seeds}
     assert len(names) == 2 * len(RUNS)
     for run in RUNS:
@@ -30,19 +30,17 @@ def test_every_base_and_every_run_is_a_command_that_parses():
         assert job.argv[0] in tinyr1.COMMANDS and "{" not in shlex.join(job.argv)
 
 
-def test_a_base_comes_after_the_one_that_it_starts_from(tmp_path):
+def test_a_base_is_made_once_and_refused_if_it_was_made_otherwise(tmp_path):
     plan = Plan(tmp_path, tmp_path, ["0"])
-    jobs = list(plan.bases_of(RUNS["share_3"]))
-    assert [job.name for job in jobs] == ["base trunk", "base share_3"]
-    assert jobs[1].argv[:3] == ["make-base", "--start", str(tmp_path / "bases" / "trunk")]
-    trunk = tmp_path / "bases" / "trunk"
-    trunk.mkdir(parents=True)
-    command = f"python tinyr1.py make-base {BASES['trunk']} --out {trunk} --overwrite"
-    (trunk / "record.json").write_text(json.dumps({"command": command}))
-    assert [job.name for job in plan.bases_of(RUNS["share_3"])] == ["base share_3"]
-    (trunk / "record.json").write_text(json.dumps({"command": command.replace("6e6", "9e6")}))
+    assert [job.name for job in plan.bases_of(RUNS["dip"])] == ["base dip"]
+    folder = tmp_path / "bases" / "dip"
+    folder.mkdir(parents=True)
+    command = f"python tinyr1.py make-base {BASES['dip']} --out {folder} --overwrite"
+    (folder / "record.json").write_text(json.dumps({"command": command}))
+    assert not list(plan.bases_of(RUNS["dip"]))
+    (folder / "record.json").write_text(json.dumps({"command": command.replace("3e6", "9e6")}))
     with pytest.raises(UserError, match="made with other options: delete it"):
-        list(plan.bases_of(RUNS["share_3"]))
+        list(plan.bases_of(RUNS["dip"]))
 
 
 def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd):
