@@ -235,7 +235,7 @@ PARTS = {
     "hack": Part(
         "A reward to hack",
         {"exact verifier": "mini", "holed": "holed", "holed, 1 % of the documents hack": "holed-hacks"},
-        {"": pages.seed_curves},
+        {"": pages.over_tokens("A verifier that believes what the response says", pages.HACKED)},
     ),
     "dip": Part("The dip", {"mini-dip": "dip"}, {"": pages.seed_curves}),
     "multiply": Part("Multiplication", {"mini-multiply": "multiply"}, {"": pages.seed_curves}),

@@ -21,11 +21,12 @@ Groups = dict[str, list[History]]
 UNWRITTEN = "\n\n*To be written by whoever ran it.* A range over three seeds is no confidence interval.\n"
 
 COLUMNS = {  # key of an evaluation -> head of the column, whether it is a share
-    "accuracy": ("held-out accuracy", True), "tokens": ("tokens per response", False),
-    "attempts": ("attempts per response", False), "attempts_within_search": ("attempts in a search", False),
-    "search_share": ("responses that search", True), "give_up_share": ("searches given up", True),
-    "decomposes": ("responses that decompose", True), "decomposes_fully": ("down to digits", True),
-    "code_share": ("that write code", True), "cut_share": ("cut off", True),
+    "accuracy": ("held-out accuracy", True), "accepted": ("accepted", True),
+    "tokens": ("tokens per response", False), "attempts": ("attempts per response", False),
+    "attempts_within_search": ("attempts in a search", False), "search_share": ("responses that search", True),
+    "give_up_share": ("searches given up", True), "decomposes": ("responses that decompose", True),
+    "decomposes_fully": ("down to digits", True), "code_share": ("that write code", True),
+    "cut_share": ("cut off", True), "verdict_accuracy": ("verdicts that are right", True),
 }  # fmt: skip
 # shown only where a group has them above 0
 RARE = {"code_share", "decomposes", "decomposes_fully"}
@@ -142,15 +143,20 @@ OVER_TOKENS = {
     "search_share": ("Responses that search", "share of responses", True),
     "attempts_within_search": ("Attempts in a search", "attempts", False),
 }  # fmt: skip
+HACKED = {
+    "reward": ("Reward on held-out problems", "per response", False),
+    "accuracy": OVER_TOKENS["accuracy"], "tokens": OVER_TOKENS["tokens"],
+    "verdict_accuracy": ("Verdicts in the responses that are right", "share of verdicts", True),
+}  # fmt: skip
 
 
-def over_tokens(title: str) -> Callable[[Groups], Figure]:
-    """A figure of held-out values against sampled tokens: mean and range over the seeds."""
+def over_tokens(title: str, panels: dict = OVER_TOKENS) -> Callable[[Groups], Figure]:
+    """A figure of four held-out values against sampled tokens: mean and range over the seeds."""
 
     def draw(groups: Groups) -> Figure:
         handles = [Line2D([], [], label=name, **look(i, name)) for i, name in enumerate(groups)]
         fig = sheet(title, "Lines: mean over the seeds. Bands: lowest to highest.", handles, 4, 9.0, 0.105)
-        for ax, (key, panel) in zip(fig.subplots(2, 2).flatten(), OVER_TOKENS.items()):
+        for ax, (key, panel) in zip(fig.subplots(2, 2).flatten(), panels.items()):
             draw_panel(ax, key, panel, groups)
         return fig
 
