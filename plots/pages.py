@@ -23,10 +23,10 @@ UNWRITTEN = "\n\n*To be written by whoever ran it.* A range over three seeds is 
 COLUMNS = {  # key of an evaluation -> head of the column, whether it is a share
     "accuracy": ("held-out accuracy", True), "accepted": ("accepted", True),
     "tokens": ("tokens per response", False), "attempts": ("attempts per response", False),
-    "attempts_within_search": ("attempts in a search", False), "search_share": ("responses that search", True),
-    "give_up_share": ("searches given up", True), "decomposes": ("responses that decompose", True),
-    "decomposes_fully": ("down to digits", True), "code_share": ("that write code", True),
-    "cut_share": ("cut off", True), "verdict_accuracy": ("verdicts that are right", True),
+    "attempts_within_search": ("attempts in a search", False),
+    "search_share": ("responses that search", True), "give_up_share": ("searches given up", True),
+    "decomposes": ("responses that decompose", True), "decomposes_fully": ("down to digits", True),
+    "code_share": ("that write code", True), "cut_share": ("cut off", True), "verdict_accuracy": ("verdicts that are right", True),
 }  # fmt: skip
 # shown only where a group has them above 0
 RARE = {"code_share", "decomposes", "decomposes_fully"}
