@@ -26,7 +26,8 @@ COLUMNS = {  # key of an evaluation -> head of the column, whether it is a share
     "attempts_within_search": ("attempts in a search", False),
     "search_share": ("responses that search", True), "give_up_share": ("searches given up", True),
     "decomposes": ("responses that decompose", True), "decomposes_fully": ("down to digits", True),
-    "code_share": ("that write code", True), "cut_share": ("cut off", True), "verdict_accuracy": ("verdicts that are right", True),
+    "code_share": ("that write code", True), "cut_share": ("cut off", True),
+    "verdict_accuracy": ("verdicts that are right", True),
 }  # fmt: skip
 # shown only where a group has them above 0
 RARE = {"code_share", "decomposes", "decomposes_fully"}
