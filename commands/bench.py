@@ -408,7 +408,8 @@ def train_step(model: Any, args: Bench, samples: rollout.Rollout, precision: str
     reward = torch.randn(args.prompts, args.group, generator=torch.Generator().manual_seed(0)).to(device)
     every = torch.ones(len(samples.input_ids), dtype=torch.bool, device=device)
     batch = tinyr1.Batch(cfg, 0, 0.0, samples, reward, reward > 0, every, every)
-    tinyr1.compute_advantages(batch, cfg)
+    # not those of a group: it may have one sample
+    batch.advantages = reward.view(-1, 1) * batch.loss_mask
 
     def run(*_: Any) -> None:
         tinyr1.update(learner, batch, cfg)

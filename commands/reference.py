@@ -20,10 +20,12 @@ from typing import NamedTuple
 
 from commands import make_parser
 from commands._cells import Job, finished, folder_of, make_all
+from minibase import make
 from plots import aha, pages, reflection
 from plots.runs import NotARun, load_run
 from plots.statistics import wilson
 from runtime.config import suggest
+from runtime.digests import digest, model_files
 from runtime.runfolder import UserError
 
 # ---------------------------------------------------------------- the bases and the runs
@@ -260,11 +262,18 @@ class Plan:
     def base(self, name: str) -> Iterable[Job]:
         """Errors: UserError if it was made otherwise."""
         argv = ["make-base", *shlex.split(BASES[name]), "--out", str(self.folders[name]), "--overwrite"]
-        record = self.folders[name] / "record.json"
-        if not record.exists():
+        path = self.folders[name] / "record.json"
+        if not path.exists():
             yield Job(f"base {name}", argv)
-        elif json.loads(record.read_text())["command"] != "python tinyr1.py " + shlex.join(argv):
-            raise UserError(f"{self.folders[name]} was made with other options: delete it to make it anew.")
+            return
+        record, start = json.loads(path.read_text()), make.parse(argv[1:]).start
+        same = record["command"] == "python tinyr1.py " + shlex.join(argv)
+        # a record of before has no digest
+        if not same or record.get("start_digest") not in (None, digest(model_files(start))):
+            raise UserError(
+                f"{self.folders[name]} was made with other options or from another base: delete it to make "
+                "it anew."
+            )
 
     def bases_of(self, words: str) -> Iterable[Job]:
         for name in BASES:

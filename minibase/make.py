@@ -49,6 +49,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from commands import make_parser
 from engine.rollout import generate
 from runtime.config import COUNT, HUGE, POSITIVE, SHARE, Options, check_ranges, groups_of, option
+from runtime.digests import digest, model_files
 from runtime.models import load_model, pick_precision
 from runtime.problems import Problems
 from runtime.runfolder import UserError, environment
@@ -516,6 +517,7 @@ def main(argv: list[str] | None = None) -> int:
     record = {
         "command": "python tinyr1.py make-base " + shlex.join(argv),
         "seed": args.seed,
+        "start_digest": digest(model_files(args.start)) if args.start else None,
         "corpus": asdict(corpus),
         "longest_search": longest_search(corpus, tokenizer, args.seed),
         "training": training | {"precision": precision, "parameters": model.num_parameters()},

@@ -113,7 +113,7 @@ class Loop:
         """Load a checkpoint; without one, evaluate the base model and write the first."""
         cfg, state = self.cfg, self.state
         if saved is None:
-            print(f"evaluating the base model on held-out problems, {cfg.eval_samples} samples each")
+            print(f"evaluating the base model on held-out problems, samples per problem: {cfg.eval_samples}")
             with self.clock("eval_base"):
                 self.log_evaluation("eval", cfg.eval_problems, cfg.eval_samples)
             self.save()

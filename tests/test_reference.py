@@ -39,7 +39,10 @@ def test_a_base_is_made_once_and_refused_if_it_was_made_otherwise(tmp_path):
     (folder / "record.json").write_text(json.dumps({"command": command}))
     assert not list(plan.bases_of(RUNS["dip"]))
     (folder / "record.json").write_text(json.dumps({"command": command.replace("3e6", "9e6")}))
-    with pytest.raises(UserError, match="made with other options: delete it"):
+    with pytest.raises(UserError, match="made with other options or from another base: delete it"):
+        list(plan.bases_of(RUNS["dip"]))
+    (folder / "record.json").write_text(json.dumps({"command": command, "start_digest": "of another base"}))
+    with pytest.raises(UserError, match="made with other options or from another base: delete it"):
         list(plan.bases_of(RUNS["dip"]))
 
 
