@@ -298,7 +298,7 @@ class Plan:
 
     def commands(self, name: str) -> Iterable[Job]:
         """Those of a part."""
-        for words, file in PARTS[name].commands.items():
+        for i, (words, file) in enumerate(PARTS[name].commands.items()):
             for seed in self.seeds if "{seed}" in words else self.seeds[:1]:
                 fields = {
                     "out": self.out, "pages": self.pages, "seed": seed, "seeds": ",".join(self.seeds),
@@ -306,7 +306,7 @@ class Plan:
                 }  # fmt: skip
                 if not file or not Path(file.format_map(fields)).exists():
                     argv = shlex.split(words.format_map(fields))
-                    yield Job(f"{name} {shlex.join(argv[:2])} {seed}".replace("/", "-"), argv)
+                    yield Job(f"{name} {argv[0]} {i} seed {seed}", argv)
 
     def make(self, jobs: Iterable[Job]) -> list[str]:
         """The names of those that failed."""

@@ -26,7 +26,9 @@ def test_every_base_and_every_run_is_a_command_that_parses():
         tinyr1.parse(plan.train(run, "0"))
     for part in PARTS.values():
         assert set(part.runs.values()) <= RUNS.keys() and (part.runs or part.commands)
-    for job in (job for name in PARTS for job in plan.commands(name)):
+    measured = [job for name in PARTS for job in plan.commands(name)]
+    assert len({job.name for job in measured}) == len(measured)
+    for job in measured:
         assert job.argv[0] in tinyr1.COMMANDS and "{" not in shlex.join(job.argv)
 
 
