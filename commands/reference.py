@@ -336,7 +336,7 @@ def make_part(name: str, plan: Plan) -> int:
     failed = failed or plan.make(plan.commands(name))
     if part.runs:
         runs = part.runs.values()
-        typed = [f"python tinyr1.py reference {name}    # all of it, bases too:"]
+        typed = [f"python tinyr1.py reference {name}"]
         typed += [f"python tinyr1.py train {shlex.join(plan.train(run, 'SEED'))}" for run in runs]
         groups = {label: [load_run(path) for path in plan.trained(run)] for label, run in part.runs.items()}
         # what failed may be what it tells of
