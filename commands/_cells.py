@@ -69,9 +69,6 @@ def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
 
     Each writes what it says to OUT/logs/NAME.log. Ctrl-C is passed on to all: they save before they stop.
     """
-    at_once = max(1, min(at_once, len(jobs)))
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    surroundings = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {})
     (out / "logs").mkdir(parents=True, exist_ok=True)
     running: dict[str, Any] = {}
     waiting, failed, began = list(jobs), [], time.time()
@@ -79,6 +76,10 @@ def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
+                # those that will run beside it, and itself
+                sharing = min(at_once, len(running) + 1 + len(waiting))
+                threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // sharing))}
+                surroundings = os.environ | (threads if sharing > 1 else {})
                 with open(out / "logs" / f"{job.name.replace(' ', '-')}.log", "ab") as log:
                     running[job.name] = start(job.argv, stdout=log, stderr=log, env=surroundings)
             time.sleep(0.5)
