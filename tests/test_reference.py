@@ -9,6 +9,7 @@ from test_plots import make, run_rows  # noqa: F401
 from test_train import QUICK
 
 import tinyr1
+from commands import reference
 from commands.reference import BASES, PARTS, RUNS, Part, Plan
 from minibase import make as minibase
 from plots import pages
@@ -70,6 +71,27 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd)
     assert tinyr1.main(argv) == 0 and "finished" not in capfd.readouterr().out
     assert page.read_text().endswith("Mine.\n") and page.read_text().count(pages.NOTES) == 1
     assert tinyr1.main(["reference", "dosis"]) == 2 and "Did you mean" in capfd.readouterr().err
+
+
+def test_the_table_of_wider_problems(tmp_path):
+    """Two problems: the base solves the first one, the trained model both."""
+    for n in reference.WIDTHS:
+        for name, right in (("base", (True, False)), ("s0", (True, True))):
+            folder = tmp_path / f"eval-wide-{n}-{name}"
+            folder.mkdir()
+            figures = {key: 0.25 for key in ("accuracy", "pass@16", "pass@256", "search_share", "cut_share")}
+            found = {"sets": {"countdown": figures | {"tokens": 30.0, "attempts": 1.5}}}
+            (folder / "eval.json").write_text(json.dumps(found))
+            rows = [
+                {"prompt": f"p{i}", "completion": "", "correct": correct, "task": "countdown"}
+                for i, correct in enumerate(right)
+            ]
+            (folder / "eval_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = reference.generalisation_table(Plan(tmp_path, tmp_path, ["0"]))
+    assert text.count("| 25.0% | 25.0% | 25.0% | 25.0% | 25.0% | 30.0 | 1.5 |") == 2 * len(reference.WIDTHS)
+    # trained only, base only, both, neither
+    row = "| 4 | s0 | 50% [9%, 91%] | 0% [0%, 66%] | 50% [9%, 91%] | 0% [0%, 66%] |"
+    assert row in text.split("\n")
 
 
 def test_the_table_of_a_page(make):  # noqa: F811

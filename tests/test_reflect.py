@@ -12,7 +12,7 @@ import tinyr1
 from commands import reflect
 from plots import aha
 from plots.behaviours import measured
-from plots.reflection import COLUMNS, effects, gain_within_problems, interval
+from plots.reflection import COLUMNS, effects, gain_within_problems, interval, table_of_seeds
 from plots.runs import load_run
 from runtime.runfolder import HERE
 
@@ -166,6 +166,9 @@ def test_a_check_is_forced_on_wrong_guesses(scripted, tmp_path, capsys):
         assert (side["wrong_guesses"], side["responses"]) == (20, 20)
         assert [side[group]["forced"]["problems"] for group in COLUMNS] == [5, 1, 4]
         assert side["all"]["new"]["mean"] == side["all"]["unforced"]["mean"] == 0
+    rows = table_of_seeds([path]).split("\n")
+    assert sum(row.startswith(("| base, run |", "| trained, run |")) for row in rows) == 2 * len(COLUMNS)
+    assert rows[2].startswith("| base, run | 100.0 [56.6, 100.0] of 5 | ")
     prompts = [prompt for _, arm, prompt in asked if arm == 3]
     assert len(prompts) == 3 * 20 and all("<think>" in p and ": no\n" in p for p in prompts)
     assert {seed for seed, _, _ in asked} == {12345} and {arm for _, arm, _ in asked} == {0, 1, 2, 3}
