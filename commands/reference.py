@@ -21,7 +21,7 @@ from typing import NamedTuple
 from commands import make_parser
 from commands._cells import Job, finished, folder_of, make_all
 from minibase import make
-from plots import aha, pages, reflection
+from plots import aha, dip, pages, reflection
 from plots.runs import NotARun, load_run
 from plots.statistics import wilson
 from runtime.config import suggest
@@ -165,6 +165,15 @@ def generalisation_table(plan: "Plan") -> str:
     return "\n".join([*levels, "", about, "", *ever])
 
 
+def dip_table(plan: "Plan") -> str:
+    """How far the length of the training samples falls, run by run."""
+    lines = ["| run | tokens at the start | the fewest | at the end |", "|---" * 4 + "|"]
+    for path in plan.trained("dip"):
+        (_, start), (step, fewest), (_, end) = dip.turns(load_run(path))
+        lines.append(f"| {path.name} | {start:.0f} | {fewest:.0f} at step {step:.0f} | {end:.0f} |")
+    return "\n".join(["Of the training samples, smoothed over the steps:", "", *lines])
+
+
 PARTS = {
     "dose": Part(
         "Dose and response: how many documents must search?",
@@ -239,7 +248,7 @@ PARTS = {
         {"exact verifier": "mini", "holed": "holed", "holed, 1 % of the documents hack": "holed-hacks"},
         {"": pages.over_tokens("A verifier that believes what the response says", pages.HACKED)},
     ),
-    "dip": Part("The dip", {"mini-dip": "dip"}, {"": pages.seed_curves}),
+    "dip": Part("The dip", {"mini-dip": "dip"}, {"": pages.seed_dip}, more=dip_table),
     "multiply": Part("Multiplication", {"mini-multiply": "multiply"}, {"": pages.seed_curves}),
     "mini": Part(
         "The miniature on Countdown: `bash run.sh`",

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import aha, curves
+from plots import aha, curves, dip
 from plots.algorithms import NOTES, about_runs, draw_panel, look, mean_range, notes_of
 from plots.behaviours import evaluations, run_samples
 from plots.charts import color, in_percent, save, sheet
@@ -135,6 +135,10 @@ def seed_growth(groups: Groups) -> Figure | None:
 def seed_aha(groups: Groups) -> Figure:
     run = next(iter(groups.values()))[0]
     return aha.figure(run, run_samples(run.path))
+
+
+def seed_dip(groups: Groups) -> Figure:
+    return dip.figure(next(iter(groups.values()))[0])
 
 
 # as algorithms.PANELS
