@@ -65,10 +65,12 @@ class Job(NamedTuple):
 
 def make_all(jobs: list[Job], at_once: int, out: Path) -> list[str]:
     """Run these commands of tinyr1.py, at most `at_once` of them at a time, which share the cores. Returns
-    the names of those that failed.
+    the names of those that failed. Errors: UserError for less than one at a time.
 
     Each writes what it says to OUT/logs/NAME.log. Ctrl-C is passed on to all: they save before they stop.
     """
+    if at_once < 1:
+        raise UserError(f"--jobs {at_once}: at least one must run at a time.")
     (out / "logs").mkdir(parents=True, exist_ok=True)
     running: dict[str, Any] = {}
     waiting, failed, began = list(jobs), [], time.time()

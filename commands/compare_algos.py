@@ -8,7 +8,7 @@
 A cell is an algorithm, or `algorithm:control` for a control run, with one seed. Each cell has its own run
 folder under --out. Everything else on the command line is a preset or an option of training, for all cells.
 The same command resumes: finished cells are not run again. A cell that was run with other settings, another
-base model, task or trainer is refused. With --jobs 2 two cells share the cores; what they say is in OUT/logs.
+base model, task or trainer is refused. What cells say is in OUT/logs; with --jobs 2 two share the cores.
 """
 
 import shlex

@@ -242,6 +242,8 @@ def write(page: Path, title: str, commands: list[str], groups: Groups, figures: 
             pictures.append(f"![{title}]({page.name}{suffix}.png)")
     typed = "\n".join(commands)
     about = about_runs(next(iter(groups.values()))[0])
+    if len({run.environment.get("threads") for runs in groups.values() for run in runs}) > 1:
+        about += " Runs had different numbers of threads, so their seconds do not compare."
     parts = [
         f"# {title}", f"```\n{typed}\n```", about, *pictures,
         "On the held-out problems, base → trained: mean (lowest–highest) over the seeds.",

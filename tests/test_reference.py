@@ -71,6 +71,7 @@ def test_the_command_from_end_to_end(tiny, bandit, tmp_path, monkeypatch, capfd)
     assert tinyr1.main(argv) == 0 and "finished" not in capfd.readouterr().out
     assert page.read_text().endswith("Mine.\n") and page.read_text().count(pages.NOTES) == 1
     assert tinyr1.main(["reference", "dosis"]) == 2 and "Did you mean" in capfd.readouterr().err
+    assert tinyr1.main([*argv, "--jobs", "0"]) == 2 and "--jobs 0" in capfd.readouterr().err
 
 
 def test_the_table_of_wider_problems(tmp_path):
